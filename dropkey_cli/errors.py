@@ -1,0 +1,14 @@
+"""The error that the command line shows as one line instead of a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot work. The message says what was given, what is expected and what to do."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The nearest known words as the end of a sentence: "; did you mean 'a' or 'b'?", or nothing where none is near."""
+    near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

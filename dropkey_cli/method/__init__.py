@@ -1,0 +1,1 @@
+"""DropKey as mathematics: settings, schedule, mask and attention. Knows torch only."""

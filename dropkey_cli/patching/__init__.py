@@ -1,0 +1,1 @@
+"""Puts DropKey into any ``nn.Module``: find where it attends, check it against the known classes, intercept."""

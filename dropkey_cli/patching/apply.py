@@ -1,0 +1,121 @@
+"""`apply_dropkey`: DropKey in every attention layer of a model that runs over keys."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dropkey_cli.errors import InputError
+from dropkey_cli.method.schedule import layer_ratios
+from dropkey_cli.method.settings import DropKeySettings, check_ratio
+from dropkey_cli.patching.discovery import image_inputs, record_attention
+from dropkey_cli.patching.interception import KeyDropping, LayerDropKey, intercepted_class, wrapped_class
+from dropkey_cli.patching.selection import AttentionLayer, Selection, select_layers
+
+
+@dataclass(frozen=True)
+class PlannedLayer(AttentionLayer):
+    """An attention layer that takes DropKey, with its drop ratio."""
+
+    ratio: float
+
+
+class DropKeyPlan:
+    """What `apply_dropkey` did to a model, and the handle to change or undo it."""
+
+    def __init__(self, model: nn.Module, selection: Selection, settings: DropKeySettings) -> None:
+        self.settings = settings
+        self.left_alone = selection.left_alone
+        self._selected = selection.selected
+        self._modules = [model.get_submodule(layer.name) for layer in selection.selected]
+        self._ratios = layer_ratios(settings, len(self._modules))
+        for module, layer, ratio in zip(self._modules, self._selected, self._ratios, strict=True):
+            _intercept(module, LayerDropKey(ratio, settings.structure, layer.rule))
+
+    @property
+    def layers(self) -> list[PlannedLayer]:
+        """The layers with DropKey in order of first execution."""
+        return [PlannedLayer(**vars(layer), ratio=ratio) for layer, ratio in zip(self._selected, self._ratios, strict=True)]
+
+    @property
+    def states(self) -> list[LayerDropKey]:
+        """The layers' live state, in the order of `layers`: what monitors read."""
+        return [module.dropkey for module in self._modules]  # type: ignore[misc]  # set by _intercept
+
+    @property
+    def enabled(self) -> bool:
+        """Whether keys are dropped in training; settable (False: the unpatched computation)."""
+        return all(state.enabled for state in self.states)
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        for state in self.states:
+            state.enabled = enabled
+
+    def set_ratios(self, ratios: Sequence[float]) -> None:
+        """Give every layer another ratio, in the order of `layers`, without recompiling.
+
+        Raises:
+            InputError: If their number is not that of the layers, or one lies outside [0, 1).
+        """
+        if len(ratios) != len(self._modules):
+            raise InputError(f"{len(ratios)} ratios given for {len(self._modules)} layers: give one per layer")
+        for position, ratio in enumerate(ratios):
+            check_ratio(f"ratios[{position}]", ratio)
+        self._ratios = list(ratios)
+        for state, ratio in zip(self.states, ratios, strict=True):
+            state.set_ratio(ratio)
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (paper, section 3.4)."""
+        for state in self.states:
+            state.sampling = True
+        try:
+            yield
+        finally:
+            for state in self.states:
+                state.sampling = False
+
+    def remove(self) -> None:
+        """Give every module its original class back. The plan is of no use afterwards."""
+        for module in self._modules:
+            module.__class__ = wrapped_class(type(module))
+            del module.dropkey
+        self._modules, self._selected, self._ratios = [], [], []
+
+
+def apply_dropkey(
+    model: nn.Module, settings: DropKeySettings | None = None, *, example_inputs: tuple[Any, ...] | None = None
+) -> DropKeyPlan:
+    """Patch DropKey into every attention layer of ``model`` that runs over keys, in place.
+
+    No parameter, buffer or state_dict key changes. In eval mode, and where a ratio is 0, the model computes bitwise what it
+    computed before. Apply it before DDP, FSDP or `torch.compile`.
+
+    Args:
+        model: Any module, on any device.
+        settings: Ratio, schedule, structure; the paper's decreasing schedule from 0.3 by default.
+        example_inputs: Positional arguments of the model's forward, batch 2; by default two images of the model's own size.
+
+    Returns:
+        The plan: which layers drop how much, what was left alone, and the switches.
+
+    Raises:
+        InputError: If the model has no layer that attends over keys, has one of an unknown class, or has DropKey already.
+    """
+    settings = settings or DropKeySettings()
+    if any(isinstance(module, KeyDropping) for module in model.modules()):
+        raise InputError(f"{type(model).__name__} has DropKey already: call plan.remove() before applying it again")
+    calls = record_attention(model, image_inputs(model) if example_inputs is None else example_inputs)
+    selection = select_layers(calls, settings, model_name=type(model).__name__)
+    return DropKeyPlan(model, selection, settings)
+
+
+def _intercept(module: nn.Module, state: LayerDropKey) -> None:
+    device = next((tensor.device for tensor in module.parameters()), state.counts.device)
+    state.to(device)
+    module.__class__ = intercepted_class(type(module))
+    module.dropkey = state  # type: ignore[assignment]  # a plain attribute, neither parameter nor module

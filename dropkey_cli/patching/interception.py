@@ -1,0 +1,147 @@
+"""Drops keys inside a module that was written without DropKey.
+
+The module's class is replaced by a subclass whose forward runs under a function mode; the mode catches the softmax or SDPA
+call. The mode is entered per attention module because recomputation under activation checkpointing happens in the
+backward pass, outside of anything that was entered around the model; the class is replaced, rather than the instance's
+forward, because copies of the model (EMA) must call their own weights.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
+from dropkey_cli.method.mask import seed_tensor
+from dropkey_cli.method.settings import Structure
+from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
+from dropkey_cli.patching.known import Rule
+
+
+class LayerDropKey:
+    """DropKey's state of one layer, a plain attribute of the module: no buffer, so in no state_dict, broadcast or average.
+
+    Args:
+        ratio: Drop ratio in [0, 1).
+        structure: Pattern of the dropped keys.
+        rule: What is special about the module's class.
+    """
+
+    def __init__(self, ratio: float, structure: Structure, rule: Rule) -> None:
+        self.ratio = torch.tensor(ratio)  # a tensor: a new value compiles nothing anew
+        self.counts = torch.zeros(2, dtype=torch.int64)  # dropped draws, all draws
+        self.structure = structure
+        self.rule = rule
+        self.nonzero = ratio > 0
+        self.enabled = True
+        self.sampling = False  # Monte Carlo: also in eval
+
+    def acts(self, training: bool) -> bool:
+        """Whether keys are dropped in this forward."""
+        return self.nonzero and self.enabled and (training or self.sampling)
+
+    def set_ratio(self, ratio: float) -> None:
+        """Another ratio, in place."""
+        self.ratio.fill_(ratio)
+        self.nonzero = ratio > 0
+
+    def to(self, device: torch.device) -> None:
+        """Move to ``device``; values survive a detour over the meta device."""
+        if device.type != "meta":
+            self.ratio, self.counts = self.ratio.to(device), self.counts.to(device)
+
+
+class KeyDropping(nn.Module):
+    """Mix-in of the classes that `intercepted_class` makes."""
+
+    dropkey: LayerDropKey
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
+        """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
+        if not self.dropkey.acts(self.training):
+            return super().forward(*args, **kwargs)
+        with _Interception(self.dropkey):
+            return super().forward(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # .to(device), .cuda() and .to_empty() pass through here. Only the device is followed, never the dtype.
+        self.dropkey.to(fn(torch.empty(0, device=self.dropkey.counts.device)).device)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        # The class exists at run time only: pickle and deepcopy make it again from the wrapped one.
+        return _rebuild, (wrapped_class(type(self)),), self.__dict__.copy()
+
+
+@functools.cache
+def intercepted_class(cls: Hashable) -> type[nn.Module]:
+    """The subclass of the module class ``cls`` that drops keys; the same one each time."""
+    assert isinstance(cls, type)
+    return type(f"DropKey{cls.__name__}", (KeyDropping, cls), {"__module__": cls.__module__})
+
+
+def wrapped_class(cls: type) -> type[nn.Module]:
+    """The class that `intercepted_class` was given."""
+    wrapped: type[nn.Module] = cls.__mro__[cls.__mro__.index(KeyDropping) + 1]
+    return wrapped
+
+
+def _rebuild(cls: type[nn.Module]) -> nn.Module:
+    intercepted = intercepted_class(cls)
+    return intercepted.__new__(intercepted)
+
+
+class _Interception(TorchFunctionMode):
+    """Replaces the softmax over keys by one that drops keys, for one forward of one module."""
+
+    def __init__(self, layer: LayerDropKey) -> None:
+        super().__init__()
+        self.layer = layer
+        self.seed: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        kwargs = kwargs or {}
+        if func in SDPA:
+            return self._attention(*args, **kwargs)
+        if func in SOFTMAX:
+            logits, dim = softmax_arguments(*args, **kwargs)
+            if dim == -1 and logits.dim() >= 3:
+                return self._softmax(logits, kwargs.get("dtype"))
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        return dropkey_attention(
+            query, key, value, self.layer.ratio, attn_mask, is_causal=is_causal, scale=scale, structure=self.layer.structure,
+            seed=self._seed(query.device), dropout_p=dropout_p, enable_gqa=enable_gqa, counts=self.layer.counts,
+        )  # fmt: skip
+
+    def _softmax(self, logits: Tensor, dtype: torch.dtype | None) -> Tensor:
+        rule = self.layer.rule
+        return dropkey_softmax(
+            logits, self.layer.ratio, structure=self.layer.structure, seed=self._seed(logits.device), dtype=dtype,
+            forbidden_gap=rule.forbidden_gap, keep_empty_rows=rule.keep_empty_rows, counts=self.layer.counts,
+        )  # fmt: skip
+
+    def _seed(self, device: torch.device) -> Tensor:
+        if self.seed is None or not self.layer.rule.share_mask:
+            self.seed = seed_tensor(None, device)
+        return self.seed

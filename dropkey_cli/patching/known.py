@@ -1,0 +1,134 @@
+"""The attention classes DropKey knows: what each one's softmax runs over. Data, checked against timm 1.0.31.
+
+The table is closed on purpose: no shape tells a key from a channel, so a class that is missing here is refused, not guessed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dropkey_cli.method.attention import FORBIDDEN_GAP
+
+Kind = Literal["key", "class", "pool", "refuse"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an attention class attends over, and what is special about it.
+
+    Args:
+        kind: key (self- or cross-attention over tokens) and class (a class token's query over tokens) take DropKey;
+            pool (an attention-pooling head) takes it when included; refuse never does.
+        why: Why a class is refused.
+        share_mask: All calls of one forward run over the same keys and share one mask.
+        keep_empty_rows: The module divides by the sum of the weights, so no query may lose all its keys.
+        forbidden_gap: The module forbids with a finite number; logits this far below their row's largest are forbidden.
+    """
+
+    kind: Kind
+    why: str = ""
+    share_mask: bool = False
+    keep_empty_rows: bool = False
+    forbidden_gap: float = FORBIDDEN_GAP
+
+
+KEY = Rule("key")
+CLASS = Rule("class")
+POOL = Rule("pool")
+SHIFTED_WINDOW = Rule("key", forbidden_gap=50.0)  # the shift mask adds -100
+
+_CHANNELS = Rule("refuse", "attends over channels, not tokens")
+_BRANCHES = Rule("refuse", "weights branches, not tokens")
+_NO_QUERY = Rule("refuse", "has one distribution for all queries")
+_LINEAR = Rule("refuse", "is linear attention, without query-key logits")
+
+KNOWN: dict[str, Rule] = {
+    "timm.layers.attention.Attention": KEY,
+    "timm.layers.attention.AttentionRope": KEY,
+    "timm.layers.attention2d.Attention2d": KEY,
+    "timm.layers.attention2d.MultiQueryAttention2d": KEY,
+    "timm.layers.attention2d.MultiQueryAttentionV2": KEY,
+    "timm.layers.attention_pool.AttentionPoolLatent": POOL,
+    "timm.layers.attention_pool.AttentionPoolPrr": POOL,
+    "timm.layers.attention_pool2d.AttentionPool2d": POOL,
+    "timm.layers.attention_pool2d.RotAttentionPool2d": POOL,
+    "timm.layers.bottleneck_attn.BottleneckAttn": KEY,
+    "timm.layers.diff_attention.DiffAttention": Rule("key", share_mask=True),  # two maps over the same keys, subtracted
+    "timm.layers.halo_attn.HaloAttn": KEY,
+    "timm.layers.non_local_attn.NonLocalAttn": KEY,
+    "timm.layers.other_pool.SimPool1d": POOL,
+    "timm.layers.other_pool.SimPool2d": POOL,
+    "timm.models.beit.Attention": KEY,
+    "timm.models.cait.ClassAttn": CLASS,
+    "timm.models.cait.TalkingHeadAttn": KEY,
+    "timm.models.convit.GPSA": Rule("key", share_mask=True, keep_empty_rows=True),  # content and position, renormalised
+    "timm.models.convit.MHSA": KEY,
+    "timm.models.cpubone.ConvAttention": KEY,
+    "timm.models.crossvit.CrossAttention": CLASS,
+    "timm.models.davit.WindowAttention": KEY,
+    "timm.models.efficientformer.Attention": KEY,
+    "timm.models.efficientformer_v2.Attention2d": KEY,
+    "timm.models.efficientformer_v2.Attention2dDownsample": KEY,
+    "timm.models.efficientvit_msra.CascadedGroupAttention": KEY,
+    "timm.models.eva.EvaAttention": KEY,
+    "timm.models.fastvit.Attention": KEY,
+    "timm.models.gcvit.WindowAttentionGlobal": KEY,
+    "timm.models.gemma4_vit.Gemma4Attention": KEY,
+    "timm.models.hiera.MaskUnitAttention": KEY,
+    "timm.models.hieradet_sam2.MultiScaleAttention": KEY,
+    "timm.models.iformer.SHMA": KEY,
+    "timm.models.levit.Attention": KEY,
+    "timm.models.levit.AttentionDownsample": KEY,
+    "timm.models.lowformer.ConvAttention": KEY,
+    "timm.models.maxxvit.Attention2d": KEY,
+    "timm.models.maxxvit.AttentionCl": KEY,
+    "timm.models.metaformer.Attention": KEY,
+    "timm.models.mvitv2.MultiScaleAttention": KEY,
+    "timm.models.mvitv2.MultiScaleAttentionPoolFirst": KEY,
+    "timm.models.nest.Attention": KEY,
+    "timm.models.nextvit.EfficientAttention": KEY,
+    "timm.models.pvt_v2.Attention": KEY,
+    "timm.models.shvit.SHSA": KEY,
+    "timm.models.swin_transformer.WindowAttention": SHIFTED_WINDOW,
+    "timm.models.swin_transformer_v2.WindowAttention": SHIFTED_WINDOW,
+    "timm.models.swin_transformer_v2_cr.WindowMultiHeadAttention": SHIFTED_WINDOW,
+    "timm.models.tiny_vit.Attention": KEY,
+    "timm.models.tnt.Attention": KEY,
+    "timm.models.twins.GlobalSubSampleAttn": KEY,
+    "timm.models.twins.LocallyGroupedAttn": KEY,
+    "timm.models.visformer.Attention": KEY,
+    "timm.models.vision_transformer.DiffParallelScalingBlock": Rule("key", share_mask=True),
+    "timm.models.vision_transformer.ParallelScalingBlock": KEY,
+    "timm.models.vision_transformer_relpos.RelPosAttention": KEY,
+    "timm.models.vision_transformer_sam.Attention": KEY,
+    "timm.models.volo.Attention": KEY,
+    "timm.models.volo.ClassAttention": CLASS,
+    # Softmaxes that do not run over keys.
+    "timm.layers.global_context.GlobalContext": _NO_QUERY,
+    "timm.layers.lambda_layer.LambdaLayer": _LINEAR,
+    "timm.layers.selective_kernel.SelectiveKernelAttn": _BRANCHES,
+    "timm.layers.split_attn.RadixSoftmax": _BRANCHES,
+    "timm.models.coat.FactorAttnConvRelPosEnc": _LINEAR,
+    "timm.models.csatv2.SpatialTransformerBlock": Rule("refuse", "attends across the images of a batch"),
+    "timm.models.davit.ChannelAttention": _CHANNELS,
+    "timm.models.davit.ChannelAttentionV2": _CHANNELS,
+    "timm.models.edgenext.CrossCovarianceAttn": _CHANNELS,
+    "timm.models.efficientvim.EfficientViM": _BRANCHES,
+    "timm.models.efficientvim.EfficientViMDistilled": _BRANCHES,
+    "timm.models.efficientvim.HSMSSD": Rule("refuse", "mixes states of a state-space model, not tokens"),
+    "timm.models.mobilevit.LinearSelfAttention": _NO_QUERY,
+    "timm.models.volo.OutlookAttention": Rule("refuse", "predicts its weights from the query alone, there are no keys"),
+    "timm.models.xcit.XCA": _CHANNELS,
+    "torch.nn.modules.activation.MultiheadAttention": Rule(
+        "refuse", "computes its attention where this version cannot reach the logits"
+    ),
+}
+
+
+def rule_for(cls: type) -> Rule | None:
+    """The rule of an attention class or of the nearest known class it inherits from; None for an unknown class."""
+    return next((KNOWN[name] for name in map(class_name, cls.__mro__) if name in KNOWN), None)
+
+
+def class_name(cls: type) -> str:
+    """Module and name of a class: bare names repeat (timm has eleven classes called Attention)."""
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -19,7 +19,7 @@ def layer_ratios(settings: DropKeySettings, num_layers: int) -> list[float]:
     mean = sum(ratios) / num_layers
     if mean == 0:
         raise InputError(
-            f"match_mean cannot rescale a schedule of zeros to the mean {settings.ratio!r}: give other ratios or match_mean false"
+            f"match_mean cannot scale a schedule of zeros to mean {settings.ratio!r}: give other ratios or match_mean false"
         )
     ratios = [ratio * settings.ratio / mean for ratio in ratios]
     check_ratio(f"with match_mean the largest of the {num_layers} layers' ratios,", max(ratios))

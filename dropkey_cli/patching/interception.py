@@ -6,8 +6,7 @@ backward pass, outside of anything that was entered around the model; the class 
 forward, because copies of the model (EMA) must call their own weights.
 """
 
-import functools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -76,11 +75,14 @@ class KeyDropping(nn.Module):
         return _rebuild, (wrapped_class(type(self)),), self.__dict__.copy()
 
 
-@functools.cache
-def intercepted_class(cls: Hashable) -> type[nn.Module]:
-    """The subclass of the module class ``cls`` that drops keys; the same one each time."""
-    assert isinstance(cls, type)
-    return type(f"DropKey{cls.__name__}", (KeyDropping, cls), {"__module__": cls.__module__})
+_INTERCEPTED: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def intercepted_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of ``cls`` that drops keys; the same one each time."""
+    if cls not in _INTERCEPTED:
+        _INTERCEPTED[cls] = type(f"DropKey{cls.__name__}", (KeyDropping, cls), {"__module__": cls.__module__})
+    return _INTERCEPTED[cls]
 
 
 def wrapped_class(cls: type) -> type[nn.Module]:

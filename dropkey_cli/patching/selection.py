@@ -123,7 +123,7 @@ def _layer(call: AttentionCall, rule: Rule) -> AttentionLayer:
 def _unknown(call: AttentionCall) -> str:
     name = class_name(call.cls)
     return (
-        f"layer {call.layer!r} ({name}) calls {call.function} on logits of shape {call.logits_shape}, and DropKey does not know "
+        f"layer {call.layer!r} ({name}) calls {call.function} on logits of shape {call.logits_shape}; DropKey does not know "
         f"whether its last axis are keys: if they are, include it (include: [{name!r}]); if not, exclude: [{name!r}]"
     )
 

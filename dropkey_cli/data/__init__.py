@@ -1,0 +1,1 @@
+"""Sources of pictures: one file per source, each a LightningDataModule."""

@@ -1,0 +1,109 @@
+"""What every source of pictures shares: data loaders for training, validation, test and prediction."""
+
+import math
+import os
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from dropkey_cli.data.dataset import NO_LABEL, Example, ImageDataset, Sample
+from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
+from dropkey_cli.data.reading import list_pictures
+from dropkey_cli.errors import InputError
+
+
+class ImageData(LightningDataModule):
+    """Pictures with one class each. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
+
+    Attributes:
+        class_names: Name of each class, in label order; complete after ``setup``.
+        splits: The data sets ``train``, ``val`` and, where there is one, ``test``; filled by ``setup``.
+        split_note: One sentence about a split that was made here, or None.
+
+    Args:
+        root: The file or folder to predict; sources that read folders also find their splits here.
+        batch_size: Pictures per step and device.
+        num_workers: Processes that load pictures; by default one per usable core, at most 8. 0 needs no extra process.
+    """
+
+    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}; expected 1 or more; give e.g. --data.batch_size 64")
+        if num_workers is not None and num_workers < 0:
+            raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --data.num_workers 4")
+        self.root = root
+        self.batch_size = batch_size
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
+        self.class_names: list[str] = []
+        self.splits: dict[str, ImageDataset] = {}
+        self.split_note: str | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures reach the model."""
+        raise NotImplementedError
+
+    def read_splits(self) -> None:
+        """Fill ``class_names``, ``splits`` and ``split_note``."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Find the labelled pictures, once; prediction needs none and looks for none.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        if stage != "predict" and not self.splits:
+            self.read_splits()
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """The training pictures, shuffled; the last batch may be smaller."""
+        return self._loader(self._split("train", "put pictures in train/"), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        """The validation pictures, in order."""
+        return self._loader(self._split("val", "put pictures in val/"))
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        """The test pictures, in order."""
+        remedy = "put pictures in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
+        return self._loader(self._split("test", remedy))
+
+    def predict_dataloader(self) -> DataLoader[Example]:
+        """The pictures under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
+        if self.root is None:
+            raise InputError("--data.root is not given; expected the picture or folder to predict; give --data.root PATH")
+        samples = [Sample(path, NO_LABEL) for path in list_pictures(self.root)]
+        preprocessing = self.preprocessing
+        dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
+        return self._loader(dataset)
+
+    def _split(self, name: str, remedy: str) -> ImageDataset:
+        if name not in self.splits:
+            found = ", ".join(self.splits) or "none"
+            raise InputError(f"{type(self).__name__} has no {name} pictures (splits: {found}); {remedy}")
+        return self.splits[name]
+
+    def _loader(self, dataset: ImageDataset, *, shuffle: bool = False) -> DataLoader[Example]:
+        num_workers = min(self.num_workers, math.ceil(len(dataset) / self.batch_size))  # one picture, one process
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+        )
+
+
+def default_num_workers() -> int:
+    """One loading process per core that this process may use, at most 8."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        cores = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    return min(8, cores or 1)

@@ -1,0 +1,1 @@
+"""Networks, by the name timm gives them."""

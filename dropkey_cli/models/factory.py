@@ -1,0 +1,138 @@
+"""Builds a timm network by name: the one place that calls ``timm.create_model``."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from timm.models import PretrainedCfg
+from torch import nn
+
+from dropkey_cli.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """The images that a network's weights were trained on: side length in pixels, statistics, resizing, crop share."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop_pct: float
+
+
+def pretrained_config(model_name: str) -> PretrainedCfg:
+    """What timm knows about a model name: weights, their licence, the images they expect.
+
+    Raises:
+        InputError: If timm has no such model or no such weights (the part after the dot).
+    """
+    architecture, _, tag = model_name.partition(".")
+    if not timm.is_model(architecture):
+        known = timm.list_models()
+        raise InputError(f"{model_name!r} is not a model that timm {timm.__version__} has{did_you_mean(architecture, known)}")
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*") if "." in name]
+    if tag and tag not in tags:
+        raise InputError(f"{architecture} has no weights {tag!r}: give one of {', '.join(tags)}{did_you_mean(tag, tags)}")
+    config = timm.get_pretrained_cfg(model_name)
+    return config if config is not None else PretrainedCfg()
+
+
+def image_config(model_name: str) -> ImageConfig:
+    """The images that ``model_name`` was made for."""
+    config = pretrained_config(model_name)
+    size = config.test_input_size if not config.input_size else config.input_size
+    return ImageConfig(max(size[1:]), tuple(config.mean), tuple(config.std), config.interpolation, config.crop_pct)
+
+
+def create_model(
+    model_name: str, *, num_classes: int, image_size: int, pretrained: bool, model_args: dict[str, Any] | None = None
+) -> nn.Module:
+    """A timm network for ``num_classes`` classes and square images.
+
+    Args:
+        model_name: timm's name, with or without the weights' tag.
+        num_classes: Outputs of the classifier.
+        image_size: Height and width in pixels; where it is not the model's own, timm resamples the position embeddings.
+        pretrained: Load the pretrained weights: from the cache, or from the hub.
+        model_args: Further arguments of the model's constructor, e.g. ``{"drop_path_rate": 0.1}``.
+
+    Raises:
+        InputError: If the name or an argument is unknown, or the weights can neither be found nor fetched.
+    """
+    config = pretrained_config(model_name)
+    arguments = {"num_classes": num_classes, **(model_args or {})}
+    if "img_size" in arguments:
+        raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
+    if config.input_size is None or image_size != config.input_size[-1]:
+        arguments = _with_image_size(model_name, arguments, image_size)
+    _build_without_weights(model_name, arguments)
+    if pretrained:
+        _check_weights(model_name, config)
+    model: nn.Module = timm.create_model(model_name, pretrained=pretrained, **arguments)
+    return model
+
+
+def describe_weights(model_name: str) -> str:
+    """The pretrained weights of ``model_name`` with their source and licence, in one phrase."""
+    config = pretrained_config(model_name)
+    source = config.hf_hub_id or config.url or "unknown source"
+    return f"{config.tag or 'default'} weights from {source} (licence: {config.license or 'not stated by timm'})"
+
+
+def _with_image_size(model_name: str, arguments: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """``arguments`` with ``img_size`` for models that take it; the others run on images of any size."""
+    sized = {**arguments, "img_size": image_size}
+    try:
+        with torch.device("meta"):
+            timm.create_model(model_name, **sized)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            return sized  # another argument is wrong: the caller finds and says so
+        return arguments
+    except Exception:  # noqa: BLE001 - whatever a constructor raises is reported by the caller's attempt
+        return sized
+    return sized
+
+
+def _build_without_weights(model_name: str, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that the constructor refuses, before anything is fetched or allocated."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again with the real construction
+            timm.create_model(model_name, **arguments)
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise InputError(f"timm cannot build {model_name} with {given}: {type(error).__name__}: {error}") from error
+
+
+def _check_weights(model_name: str, config: PretrainedCfg) -> None:
+    """Refuse at once what would fail after a minute of retries."""
+    if not config.has_weights:
+        raise InputError(f"timm has no pretrained weights for {model_name}: train from scratch with --model.pretrained false")
+    if not config.hf_hub_id or _is_cached(config.hf_hub_id):
+        return
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    if reason:
+        raise InputError(
+            f"the pretrained weights of {model_name} ({config.hf_hub_id}) are not in the cache {constants.HF_HUB_CACHE} and cannot "
+            f"be fetched ({reason}): connect once, point HF_HOME to a filled cache, or train from scratch with "
+            "--model.pretrained false"
+        )
+
+
+def _is_cached(repository: str) -> bool:
+    names = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
+def _unreachable(address: str) -> str | None:
+    """Why ``address`` does not answer within a second; None if it does."""
+    try:
+        get_session().head(address, timeout=1)
+    except Exception as error:  # noqa: BLE001 - every kind of network trouble means the same here
+        return f"{address} does not answer: {type(error).__name__}"
+    return None

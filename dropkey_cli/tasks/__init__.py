@@ -1,0 +1,1 @@
+"""What a network is trained for: loss, metrics and optimizer, one LightningModule per file."""

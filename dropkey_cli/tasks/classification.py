@@ -1,0 +1,193 @@
+"""Image classification: one class per image."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from dropkey_cli.data.dataset import Batch
+from dropkey_cli.errors import InputError
+from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.models.factory import create_model
+from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
+
+IMAGES_PER_BASE_STEP = 256
+BASE_LR = 5e-4
+
+
+class Classification(LightningModule):
+    """A timm vision transformer with DropKey that learns one class per image.
+
+    Args:
+        model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
+        pretrained: Start from timm's pretrained weights; false trains from scratch.
+        model_args: Further arguments of the network's constructor, e.g. {"drop_path_rate": 0.1}.
+        dropkey: How keys are dropped in training; null trains without DropKey.
+        lr: Learning rate after warm-up; by default 5e-4 times the images per optimizer step over 256.
+        layer_decay: Factor on the learning rate from each layer to the one before it, in (0, 1]; by default 0.75 for
+            pretrained weights and 1 from scratch.
+        weight_decay: AdamW's weight decay; biases and norms have none.
+        warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1); a cosine to 0 follows.
+        label_smoothing: Probability given to all the wrong classes together in the training loss, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        model_name: str = "vit_small_patch16_224",
+        *,
+        pretrained: bool = True,
+        model_args: dict[str, Any] | None = None,
+        dropkey: DropKeySettings | None = DropKeySettings(),  # noqa: B008 - frozen
+        lr: float | None = None,
+        layer_decay: float | None = None,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.1,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.model_args = model_args or {}
+        self.dropkey = dropkey
+        self.lr = lr
+        self.layer_decay = layer_decay if layer_decay is not None else (0.75 if pretrained else 1.0)
+        self.weight_decay = weight_decay
+        self.warmup_share = warmup_share
+        self.label_smoothing = label_smoothing
+        self.network: nn.Module | None = None
+        self.dropkey_plan: DropKeyPlan | None = None
+        self.metrics = nn.ModuleDict()
+
+    def configure_model(self) -> None:
+        """Build the network for the data's classes and image size, and patch DropKey in."""
+        if self.network is not None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        size = data.preprocessing.image_size
+        # Weights that a checkpoint replaces are not fetched.
+        pretrained = self.pretrained and self.trainer.ckpt_path is None
+        num_classes = len(data.class_names)
+        self.network = create_model(
+            self.model_name, num_classes=num_classes, image_size=size, pretrained=pretrained, model_args=self.model_args
+        )
+        if self.dropkey is not None:
+            images = torch.empty(2, 3, size, size, device="meta")
+            self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
+        for stage in ("train", "val", "test"):
+            self.metrics[f"{stage}_metrics"] = _metrics(stage, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits.
+
+        Args:
+            images: (B, 3, height, width), normalised.
+
+        Returns:
+            (B, K).
+        """
+        assert self.network is not None, "configure_model comes first"
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """Loss of one batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, _batch_index: int) -> None:
+        """Metrics of one batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, _batch_index: int) -> None:
+        """Metrics of one batch."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """Class probabilities (B, K)."""
+        return self(batch["image"]).float().softmax(-1)
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        logits, labels = self(batch["image"]), batch["label"]
+        training = stage == "train"
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
+        self.log(f"{stage}/loss", loss, on_step=training, on_epoch=not training, prog_bar=True, batch_size=len(labels))
+        metrics = self.metrics[f"{stage}_metrics"]
+        metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
+        self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True)  # type: ignore[arg-type]  # likewise
+        return loss
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
+        """AdamW with layer-wise learning rates, and timm's cosine schedule per step."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        lr = self.learning_rate
+        layer_decay = self.layer_decay if self.layer_decay < 1 else None
+        optimizer = create_optimizer_v2(
+            self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay
+        )
+        scheduler = CosineLRScheduler(
+            optimizer,
+            t_initial=steps,
+            warmup_t=round(steps * self.warmup_share),
+            warmup_lr_init=lr / 100,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate after warm-up, for the number of images in one optimizer step."""
+        if self.lr is not None:
+            return self.lr
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        images = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: ANN401 - timm's schedulers are not torch's
+        """Timm's schedulers count steps themselves."""
+        scheduler.step_update(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add, as plain data, all that prediction needs besides the weights."""
+        checkpoint["dropkey"] = self.describe()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another network in a sentence instead of a page of tensor names."""
+        saved, mine = checkpoint.get("dropkey"), self.describe()
+        if saved is None:
+            raise InputError("this checkpoint was not written by dropkey: it says neither its network nor its classes")
+        for what in ("model", "class_names"):
+            if saved[what] != mine[what]:
+                raise InputError(
+                    f"the checkpoint has {what} {saved[what]}, the options give {mine[what]}: leave those options out to take "
+                    "the checkpoint's"
+                )
+
+    def describe(self) -> dict[str, Any]:
+        """What the network is and expects, as plain data."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        preprocessing = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(data.preprocessing).items()}
+        return {
+            "versions": {name: version(name) for name in ("dropkey", "timm", "torch", "lightning")},
+            "model": {"name": self.model_name, "args": self.model_args, "image_size": data.preprocessing.image_size},
+            "class_names": list(data.class_names),
+            "preprocessing": preprocessing,
+            "dropkey": None if self.dropkey is None else asdict(self.dropkey),
+        }
+
+
+def _metrics(stage: str, num_classes: int) -> MetricCollection:
+    """acc1 (and acc5 where there are more than 5 classes), and balanced_acc: the mean over classes, equal to acc1 on even ones."""
+    metrics = {"acc1": MulticlassAccuracy(num_classes, average="micro")}
+    if stage != "train":
+        metrics["balanced_acc"] = MulticlassAccuracy(num_classes, average="macro")
+        if num_classes > 5:
+            metrics["acc5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+    return MetricCollection(metrics, prefix=f"{stage}/")  # type: ignore[arg-type]  # a dict of one Metric subclass

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from dropkey_cli.data.class_folders import check_classes, check_counts, find_classes, find_splits, list_samples
+from dropkey_cli.errors import InputError
+
+
+def folders(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return str(root)
+
+
+def pictures(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_find_splits_knows_the_names_of_the_validation_folder(tmp_path: Path, val: str) -> None:
+    root = folders(tmp_path, "train", val, "test", "notes")
+    assert find_splits(root) == {"train": tmp_path / "train", "val": tmp_path / val, "test": tmp_path / "test"}
+
+
+def test_find_splits_takes_class_folders_as_training_pictures(tmp_path: Path) -> None:
+    assert find_splits(folders(tmp_path, "cat", "dog", ".cache")) == {"train": tmp_path}
+
+
+def test_find_splits_takes_a_folder_for_evaluation_only(tmp_path: Path) -> None:
+    assert find_splits(folders(tmp_path, "test")) == {"test": tmp_path / "test"}
+
+
+def test_find_splits_refuses_what_is_no_such_layout(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--data\.root is not given; expected ROOT/train/CLASS/\*\.jpg with"):
+        find_splits(None)
+    with pytest.raises(InputError, match=r"missing' does not exist; expected ROOT/train/CLASS"):
+        find_splits(str(tmp_path / "missing"))
+    with pytest.raises(InputError, match=r"a\.jpg' is a file, not a folder; expected ROOT/train/CLASS"):
+        find_splits(str(pictures(tmp_path, "a.jpg") / "a.jpg"))
+    with pytest.raises(InputError, match=r"has both val/ and validation/; expected one val folder"):
+        find_splits(folders(tmp_path / "both", "train", "val", "validation"))
+    with pytest.raises(InputError, match=r"has val/ but no train/ \(found: training/, val/\); .*rename"):
+        find_splits(folders(tmp_path / "mixed", "training", "val"))
+
+
+def test_list_samples_finds_nested_visible_pictures_in_path_order(tmp_path: Path) -> None:
+    root = tmp_path / ".data"  # a hidden folder above the root hides nothing
+    pictures(root, "b/2.JPG", "b/deep/er/1.png", "a/1.png", "a/._1.png", "a/.cache/x.png", "a/notes.txt")
+    found = [(sample.path.removeprefix(f"{root}/"), sample.label) for sample in list_samples(root, ["b", "a", "none"])]
+    assert found == [("a/1.png", 1), ("b/2.JPG", 0), ("b/deep/er/1.png", 0)]
+
+
+def test_list_samples_follows_links(tmp_path: Path) -> None:
+    pictures(tmp_path, "store/cats/1.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/cat").symlink_to(tmp_path / "store/cats")
+    assert find_classes(tmp_path / "root") == ["cat"]
+    assert [sample.label for sample in list_samples(tmp_path / "root", ["cat"])] == [0]
+
+
+def test_list_samples_refuses_pictures_without_class_folders(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    with pytest.raises(InputError, match=rf"no pictures in the class folders of '{tmp_path}'; expected ROOT/train/CLASS"):
+        list_samples(tmp_path, ["cat", "dog"])
+
+
+def test_check_classes_names_unknown_folders_and_the_known_nearest_first(tmp_path: Path) -> None:
+    folders(tmp_path, "cat", "dgo")
+    with pytest.raises(InputError, match=r"1 unknown class folder\(s\): 'dgo'; .*3 known .*: 'dog', '.*', '.*'; rename"):
+        check_classes({"val": tmp_path}, ["bird", "cat", "dog"])
+
+
+def test_check_classes_lists_ten_of_many_classes(tmp_path: Path) -> None:
+    folders(tmp_path, "class_77x")
+    with pytest.raises(InputError, match=r"'class_77', ('class_\d+'(, )?){9} …; rename"):
+        check_classes({"test": tmp_path}, [f"class_{number:02d}" for number in range(100)])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], r"found 0 class\(es\) \(none\)"), (["cat"], r"found 1 class\(es\) \('cat'\)"), (["a", "a"], r"\('a', 'a'\)")],
+)
+def test_check_classes_needs_two_different_ones(names: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message + "; expected ROOT/train/CLASS.*two or more classes"):
+        check_classes({}, names)
+
+
+def test_check_classes_refuses_one_folder_in_two_splits(tmp_path: Path) -> None:
+    folders(tmp_path, "train/cat", "train/dog")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    with pytest.raises(InputError, match=r"val/cat' is the same folder in train and val"):
+        check_classes({"train": tmp_path / "train", "val": tmp_path / "val"}, ["cat", "dog"])
+
+
+def test_check_counts_lists_five_scarce_classes_with_their_counts(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(8)]
+    folders(tmp_path, *names[1:])
+    pictures(tmp_path, "c1/1.png", "c1/2.png", "c2/1.png")
+    samples = list_samples(tmp_path, names)
+    message = r"6 class\(es\) in .* too few pictures: 'c2' \(1\), 'c3' \(0\), 'c4' \(0\), 'c5' \(0\), 'c6' \(0\), …; "
+    with pytest.raises(InputError, match=message):
+        check_counts(samples, tmp_path, names, minimum=2)
+    check_counts(samples[:2], tmp_path / "c1", names, minimum=2)  # c1 holds no class folder

@@ -1,0 +1,68 @@
+import pickle
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
+from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
+from dropkey_cli.errors import InputError
+
+PLAIN = eval_transform(Preprocessing(4, (0.0,) * 3, (1.0,) * 3, "nearest", 1.0))
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        Image.new("RGB", (6, 5), colour).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no\npicture")
+    return [Sample(str(tmp_path / f"{name}.png"), label) for name, label in (("red", 2), ("broken", -1), ("blue", 0))]
+
+
+def test_batch_has_one_entry_per_picture_in_every_field(samples: list[Sample]) -> None:
+    dataset = ImageDataset(samples, PLAIN, image_size=4, on_error="record")
+    batch = cast(Batch, next(iter(DataLoader(dataset, batch_size=3))))
+    assert batch["image"].shape == (3, 3, 4, 4)
+    assert batch["image"].dtype == torch.float32
+    assert batch["image"][:, :, 0, 0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert batch["label"].tolist() == [2, -1, 0]
+    assert batch["index"].tolist() == [0, 1, 2]
+    assert batch["label"].dtype == batch["index"].dtype == torch.int64
+    assert batch["path"] == [sample.path for sample in samples]
+    assert batch["error"][0] == batch["error"][2] == ""
+    assert "cannot identify image file" in batch["error"][1]
+
+
+def test_recorded_error_is_one_line(samples: list[Sample]) -> None:
+    dataset = ImageDataset([Sample("two\nlines.png", -1)], PLAIN, image_size=4, on_error="record")
+    assert "No such file" in dataset[0]["error"]
+    assert "\n" not in dataset[0]["error"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_picture_stops_training_and_is_named(samples: list[Sample], num_workers: int) -> None:
+    loader = DataLoader(ImageDataset(samples, PLAIN, image_size=4), batch_size=3, num_workers=num_workers)
+    with pytest.raises(InputError, match=r"cannot read '.*broken\.png' \(cannot identify image file.*repair or remove"):
+        next(iter(loader))
+
+
+def test_pictures_in_memory_are_not_read_from_disk() -> None:
+    images = [Image.new("RGB", (4, 4), "white"), Image.new("RGB", (4, 4), "black")]
+    dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, images=images)
+    assert [example["image"].mean().item() for example in (dataset[0], dataset[1])] == [1.0, 0.0]
+    assert dataset[1]["path"] == "memory/1"
+
+
+def test_labels_and_class_counts(samples: list[Sample]) -> None:
+    dataset = ImageDataset([samples[0], samples[0], samples[2]], PLAIN, image_size=4)
+    assert len(dataset) == 3
+    assert dataset.labels == [2, 2, 0]
+    assert dataset.class_counts(4) == [1, 0, 2, 0]
+
+
+def test_dataset_can_be_sent_to_a_worker_process(samples: list[Sample]) -> None:
+    dataset = pickle.loads(pickle.dumps(ImageDataset(samples, PLAIN, image_size=4)))
+    assert dataset[0]["path"] == samples[0].path

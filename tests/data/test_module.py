@@ -1,0 +1,117 @@
+import os
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from PIL import Image
+
+from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
+from dropkey_cli.data.module import ImageData, default_num_workers
+from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
+from dropkey_cli.errors import InputError
+
+
+class Squares(ImageData):
+    """Ten grey pictures for training, four for validation, none for a test."""
+
+    reads = 0
+
+    def __init__(self, root: str | None = None, *, batch_size: int = 4, num_workers: int | None = 0) -> None:
+        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(4, (0.0,) * 3, (1.0,) * 3, "nearest", 1.0)
+
+    def read_splits(self) -> None:
+        self.reads += 1
+        for split, count in (("train", 10), ("val", 4)):
+            self.splits[split] = ImageDataset(
+                [Sample(f"{split}/{number}", number % 2) for number in range(count)],
+                eval_transform(self.preprocessing),
+                image_size=4,
+                images=[Image.new("RGB", (4, 4), (number,) * 3) for number in range(count)],
+            )
+
+
+def order(loader: object) -> list[int]:
+    return [index for batch in cast(list[Batch], loader) for index in batch["index"].tolist()]
+
+
+def test_training_pictures_are_shuffled_and_none_is_dropped() -> None:
+    data = Squares()
+    data.setup("fit")
+    torch.manual_seed(0)
+    first, second = order(data.train_dataloader()), order(data.train_dataloader())
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert order(data.val_dataloader()) == [0, 1, 2, 3]
+
+
+def test_setup_reads_once_and_never_for_prediction() -> None:
+    data = Squares()
+    data.setup("predict")
+    assert data.reads == 0
+    for stage in ("fit", "validate", "test"):
+        data.setup(stage)
+    assert data.reads == 1
+
+
+def test_test_without_test_pictures_says_what_to_do() -> None:
+    data = Squares()
+    data.setup("test")
+    with pytest.raises(InputError, match=r"Squares has no test pictures \(splits: train, val\); .*test_fraction .*validate"):
+        data.test_dataloader()
+
+
+def test_prediction_goes_over_all_files_and_records_unreadable_ones(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7), "white").save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_bytes(b"broken")
+    batch = cast(Batch, next(iter(Squares(str(tmp_path)).predict_dataloader())))
+    assert batch["path"] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert batch["label"].tolist() == [-1, -1]
+    assert "cannot identify image file" in batch["error"][0]
+    assert batch["error"][1] == ""
+    assert batch["image"].mean(dim=(1, 2, 3)).tolist() == [0.0, 1.0]
+
+
+def test_prediction_without_a_path_says_what_to_give() -> None:
+    with pytest.raises(InputError, match=r"--data\.root is not given; expected the picture or folder"):
+        Squares().predict_dataloader()
+    with pytest.raises(InputError, match=r"'nowhere' does not exist"):
+        Squares("nowhere").predict_dataloader()
+
+
+def test_workers_persist_only_where_there_are_any() -> None:
+    for num_workers in (0, 1):
+        data = Squares(num_workers=num_workers)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert loader.num_workers == num_workers
+        assert loader.persistent_workers == (num_workers > 0)
+        assert loader.pin_memory == torch.cuda.is_available()
+
+
+def test_no_more_workers_than_batches() -> None:
+    data = Squares(num_workers=8)
+    data.setup("fit")
+    assert data.val_dataloader().num_workers == 1
+
+
+def test_default_number_of_workers_is_the_usable_cores_up_to_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    for cores, expected in ((3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_num_workers() == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_num_workers() == 1
+    assert Squares(num_workers=None).num_workers == 1
+
+
+def test_impossible_loader_settings() -> None:
+    with pytest.raises(InputError, match="batch_size is 0; expected 1 or more"):
+        Squares(batch_size=0)
+    with pytest.raises(InputError, match="num_workers is -1; expected 0 or more"):
+        Squares(num_workers=-1)

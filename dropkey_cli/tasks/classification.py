@@ -156,7 +156,7 @@ class Classification(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, as plain data, all that prediction needs besides the weights."""
-        checkpoint["dropkey"] = self.describe()
+        checkpoint.setdefault("dropkey", {}).update(self.describe())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network in a sentence instead of a page of tensor names."""

@@ -1,0 +1,1 @@
+"""What watches or records a run: drop ratios, predictions, progress, the plan."""

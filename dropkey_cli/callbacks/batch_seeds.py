@@ -1,0 +1,31 @@
+"""Seeds every training batch, so that processes draw different masks and a repeated run draws the same ones."""
+
+import hashlib
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class BatchSeeds(Callback):
+    """Seeds torch's generators at each training batch from (seed, epoch, batch, rank).
+
+    ``seed_everything`` gives every process the same random numbers, so without this all of them would drop the same keys.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Seed the batch."""
+        torch.manual_seed(batch_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+
+
+def batch_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+    """A 63-bit seed, different for any two (seed, epoch, batch, rank) but by a collision of the hash."""
+    digest = hashlib.blake2b(f"{seed},{epoch},{batch},{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

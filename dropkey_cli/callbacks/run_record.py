@@ -1,0 +1,31 @@
+"""Keeps with a run the configuration it was started with."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Callback, LightningModule, Trainer
+
+
+class RunRecord(Callback):
+    """Writes ``config.yaml`` into the run's folder and the model's and data's options into its checkpoints.
+
+    Args:
+        folder: The run's folder.
+        config: The configuration as YAML, a valid ``--config`` of the same command.
+    """
+
+    def __init__(self, folder: Path | None, config: str) -> None:
+        self.folder = folder
+        self.config = config
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file; an existing one is an error, since run folders are never used twice."""
+        if self.folder is not None and trainer.is_global_zero:
+            with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
+                file.write(self.config)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the options, so that other commands need no config."""
+        config = yaml.safe_load(self.config)
+        checkpoint.setdefault("dropkey", {})["config"] = {part: config[part] for part in ("model", "data")}

@@ -1,0 +1,94 @@
+"""Where runs and their checkpoints lie, and what a checkpoint says about itself."""
+
+from pathlib import Path
+from typing import Any
+
+from dropkey_cli.errors import InputError
+
+RUNS = Path("runs")
+
+
+def claim_run_folder(name: str) -> Path:
+    """A new, empty folder ``runs/NAME/version_N``; two processes that ask at once get different ones."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"--name {name!r} is no folder name: give a word such as --name my_run")
+    parent = RUNS / name
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((_version(folder) for folder in parent.iterdir()), default=-1)
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
+    """The checkpoint file that ``--ckpt_path`` means.
+
+    Args:
+        given: A file; a run folder (runs/NAME/version_N) or the checkpoints folder in it; a folder of runs (runs/NAME),
+            of which the newest is taken; or ``best`` or ``last`` of the newest run.
+        prefer: Which checkpoint of a run folder is meant: best or last.
+
+    Raises:
+        InputError: If there is none; the message lists those there are.
+    """
+    if given is None:
+        raise InputError(f"no checkpoint given: add --ckpt_path FILE_OR_RUN_FOLDER; {_candidates()}")
+    if given in ("best", "last"):
+        newest = _all_checkpoints(f"{given}.ckpt")
+        if not newest:
+            raise InputError(f"--ckpt_path {given}: no run under {RUNS}/ has a {given}.ckpt; {_candidates()}")
+        return newest[0]
+    path = Path(given)
+    if path.is_file():
+        return path
+    for folder in (path / "checkpoints", path):
+        if (folder / f"{prefer}.ckpt").is_file():
+            return folder / f"{prefer}.ckpt"
+    if newest := _all_checkpoints(f"{prefer}.ckpt", path):
+        return newest[0]
+    raise InputError(f"--ckpt_path {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a dropkey checkpoint says about itself: versions, model, classes, preprocessing, settings, config.
+
+    Raises:
+        InputError: If it is no checkpoint of ours, or would run code when it is loaded.
+    """
+    import torch  # here, because finding a checkpoint must not wait for it
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch names a dozen kinds of damage
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{str(path)!r} is no checkpoint that can be loaded safely ({first_line}): give one that dropkey fit wrote"
+        ) from error
+    description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
+    if not isinstance(description, dict):
+        raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
+    return description
+
+
+def _version(folder: Path) -> int:
+    word, _, number = folder.name.partition("_")
+    return int(number) if word == "version" and number.isdecimal() else -1
+
+
+def _all_checkpoints(pattern: str, folder: Path = RUNS) -> list[Path]:
+    """Checkpoints of all runs under a folder, newest first."""
+    found = folder.glob(f"**/version_*/checkpoints/{pattern}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _candidates() -> str:
+    found = _all_checkpoints("*.ckpt")
+    if not found:
+        return f"there are none under {RUNS}/ here (dropkey fit makes them)"
+    listed = ", ".join(map(str, found[:5]))
+    return f"found here, newest first: {listed}{f' and {len(found) - 5} more' if len(found) > 5 else ''}"

@@ -1,0 +1,86 @@
+"""The ``dropkey`` command: finds the sub-command and turns what goes wrong into one line and an exit code.
+
+Nothing heavy is imported before the sub-command is known, so that ``--help`` and ``--version`` answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from dropkey_cli import __version__
+from dropkey_cli.errors import InputError, did_you_mean
+
+TRAINER_COMMANDS = {
+    "fit": "train a vision transformer with DropKey, on your images or with --config",
+    "validate": "metrics of a checkpoint on the validation images",
+    "test": "metrics of a checkpoint on the test images",
+    "predict": "classes of images, from a checkpoint, into predictions.csv",
+}
+OTHER_COMMANDS = {
+    "inspect": "where a model attends and how much DropKey would drop there",
+}
+COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
+
+DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
+DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
+
+HELP = f"""usage: dropkey COMMAND [OPTIONS]
+
+Train and run vision transformers regularised with DropKey (arXiv:2208.02646).
+
+commands:
+{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+
+first steps:
+  dropkey fit --config configs/quickstart.yaml
+  dropkey fit --data.root ./photos --model.model_name vit_tiny_patch16_224
+  dropkey predict --ckpt_path best --data.root image.jpg
+
+dropkey COMMAND --help lists a command's options; dropkey --version prints the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one ``dropkey`` command.
+
+    Args:
+        argv: The words after ``dropkey``; by default those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(words)
+    except InputError as error:
+        print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dropkey: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse after --help or --print_config
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(HELP, end="")
+    elif command in ("-V", "--version"):
+        print(f"dropkey {__version__}")
+    elif command in TRAINER_COMMANDS:
+        sys.path.insert(0, "")  # a user's own class_path beside the config, also for the installed script
+        from dropkey_cli.commands.run import run
+
+        run(command, words[1:], default_task=DEFAULT_TASK, default_data=DEFAULT_DATA)
+    elif command == "inspect":
+        from dropkey_cli.commands.inspect import inspect
+
+        inspect(words[1:])
+    else:
+        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+
+
+def _one_line(error: InputError) -> str:
+    """The message; an error from a data-loading process carries that process's traceback in front of it."""
+    return " ".join(str(error).rsplit("InputError: ", 1)[-1].split())

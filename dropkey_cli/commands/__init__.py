@@ -1,0 +1,1 @@
+"""The sub-commands of ``dropkey``, one file each, imported only when they run."""

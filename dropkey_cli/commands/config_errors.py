@@ -1,0 +1,94 @@
+"""Turns jsonargparse's nested error messages into one line that names the wrong part and the nearest right one."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+from dropkey_cli.errors import did_you_mean
+
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --(?P<flag>[\w.+-]+)|unrecognized arguments: (?P<word>.+)"
+    r"|[Oo]ption '(?P<key>[^']+)' is not accepted|does not accept option '(?P<path>[^']+)'"
+)
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_GIVEN = re.compile(r"(?:Given value: |Got value: )(.*)")
+_PLAIN_TYPES = {"NoneType": "null", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_EXPECTED = re.compile(r"Expected an? (?:<class ')?([^\n]+?)(?:'>)?(?:\. Got value.*)?$", re.MULTILINE)
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """One sentence for a message of jsonargparse: what was given, what is expected, what to type.
+
+    Args:
+        message: The whole message, with one indented block per level of nesting.
+        parser: The sub-command's parser, whose options are the known ones.
+    """
+    prefix = ".".join(_KEY.findall(message))
+    if unknown := _UNKNOWN.search(message):
+        return _explain_unknown(unknown.groupdict(), prefix, message, parser)
+    if missing := re.search(r"File does not exist: '(.*)'", message):
+        return f"--{prefix} {missing[1]!r} does not exist: check the path"
+    if "argument expected" in message or "expected one argument" in message:
+        return f"{message.removeprefix('argument ')}; write it as --option value"
+    given = _GIVEN.search(message)
+    if prefix and given:
+        expected = _EXPECTED.findall(message[: given.end()])
+        innermost = expected[-_innermost_alternatives(message) :]
+        return f"{prefix} {given[1]!r} is not valid: expected {' or '.join(map(_plain_type, innermost))}"
+    return " ".join(message.split())
+
+
+def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, parser: ArgumentParser) -> str:
+    if match["word"] is not None:
+        return f"unexpected {match['word']!r}: options are written --name value"
+    name = match["flag"] or match["key"] or match["path"] or ""
+    full = f"{prefix}.{name}" if prefix else name
+    known = {action.dest for action in parser._actions}
+    for class_path in _CLASS.findall(message)[-1:]:  # the innermost
+        known |= {f"{prefix}.{option}" for option in _options(_import(class_path))}
+    known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
+    known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
+    return f"unknown option --{full}{did_you_mean(full, known)}"
+
+
+def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
+    default = parser.get_defaults().get(part)
+    return _options(_import(default.class_path)) if default is not None and "class_path" in default else ()
+
+
+def _options(cls: type) -> set[str]:
+    """Constructor arguments of a class, with one level of nested dataclasses."""
+    parameters = inspect.signature(cls).parameters
+    hints = get_type_hints(cls.__init__)
+    nested = {
+        f"{name}.{field.name}"
+        for name in parameters
+        for kind in (hints.get(name), *get_args(hints.get(name)))
+        if isinstance(kind, type) and is_dataclass(kind)
+        for field in fields(kind)
+    }
+    return set(parameters) | nested
+
+
+def _import(class_path: str) -> Any:  # noqa: ANN401 - whatever lies there
+    from jsonargparse._util import import_object
+
+    return import_object(class_path)
+
+
+def _innermost_alternatives(message: str) -> int:
+    """How many alternatives the innermost type had: jsonargparse lists them as Subtypes."""
+    subtypes = re.findall(r"Subtypes: \[(.*)\]", message)
+    return len(re.findall(r"<class|Literal|list\[|dict\[|tuple\[|Path", subtypes[-1])) if subtypes else 1
+
+
+def _plain_type(name: str) -> str:
+    literal = re.fullmatch(r"typing\.Literal\[(.*)\]", name)
+    if name.startswith("dot import path"):
+        return "a class path such as dropkey_cli.data.digits.Digits"
+    return literal[1].replace("'", "") if literal else _PLAIN_TYPES.get(name, name)

@@ -1,0 +1,41 @@
+"""``dropkey inspect MODEL``: where a model attends and how much DropKey would drop there. No weights are allocated."""
+
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from dropkey_cli.commands.run import OneLineParser
+from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.models.factory import create_model, image_config
+from dropkey_cli.patching.apply import apply_dropkey
+from dropkey_cli.patching.table import print_table
+
+
+def inspect(words: list[str]) -> None:
+    """Print the table of a model's attention layers.
+
+    Args:
+        words: The words after ``dropkey inspect``.
+
+    Raises:
+        InputError: If an option is wrong, or the model has no layer DropKey can act on.
+    """
+    options = _parser().parse_args(words)
+    settings: DropKeySettings = _parser().instantiate(options).dropkey
+    size = options.image_size or image_config(options.model).image_size
+    with torch.device("meta"):
+        model = create_model(
+            options.model, num_classes=1000, image_size=size, pretrained=False, model_args=options.model_args
+        )
+    plan = apply_dropkey(model, settings, example_inputs=(torch.empty(2, 3, size, size, device="meta"),))
+    print_table(plan)
+
+
+def _parser() -> ArgumentParser:
+    parser = OneLineParser(prog="dropkey inspect", description="Where a model attends and how much DropKey would drop there.")
+    parser.add_argument("model", type=str, help="timm's name of the network, e.g. vit_tiny_patch16_224.")
+    parser.add_argument("--image_size", type=int | None, help="Image height and width in pixels (default: the model's own).")
+    parser.add_argument("--model_args", type=dict[str, Any] | None, help="Further arguments of the network's constructor.")
+    parser.add_class_arguments(DropKeySettings, "dropkey")
+    return parser

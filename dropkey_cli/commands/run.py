@@ -1,0 +1,256 @@
+"""``dropkey fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, errors and run folders."""
+
+import logging
+import sys
+import warnings
+from argparse import ArgumentParser as PlainParser
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.predictions import PredictionWriter
+from dropkey_cli.callbacks.progress import ProgressLines
+from dropkey_cli.callbacks.run_plan import RunPlan
+from dropkey_cli.callbacks.run_record import RunRecord
+from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
+from dropkey_cli.commands.config_errors import explain
+from dropkey_cli.errors import InputError
+from dropkey_cli.models.factory import image_config
+
+
+def run(command: str, words: list[str], *, default_task: str, default_data: str) -> None:
+    """Run a Trainer command.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: Its options.
+        default_task: Class path of the LightningModule where no config names one.
+        default_data: Class path of the LightningDataModule where no config names one; predict always uses it.
+
+    Raises:
+        InputError: If an option, a file or the data cannot work.
+    """
+    _quieten()
+    try:
+        RunCLI(command, words, default_task=default_task, default_data=default_data)
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error
+    except Exception as error:
+        # jsonargparse and the data loaders wrap what a constructor or a worker raised
+        if (cause := _input_error(error)) is not None:
+            raise cause from error
+        raise
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that an error was raised from."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one sentence, and which takes no abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise an InputError where argparse would print its usage and exit."""
+        if not self.exit_on_error:  # an attempt inside another parser, which reports it
+            super().error(message, ex)
+        raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self)) from ex
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI in which the command line beats the config, the config the checkpoint, and the checkpoint the defaults."""
+
+    def __init__(self, command: str, words: list[str], *, default_task: str, default_data: str) -> None:
+        self.command = command
+        self.defaults = {"model": {"class_path": default_task}, "data": {"class_path": default_data}}
+        self.folder: Path | None = None
+        self.asked = ""
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=[command, *words],
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As LightningCLI's, with our parser."""
+        parser = OneLineParser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="YAML file with options; several are merged in order.")
+        return parser
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        # Only the one that runs: the other three would cost a second.
+        every = self.subcommands()
+        self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our defaults and our own options."""
+        parser.set_defaults(self.defaults)
+        parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
+        parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
+        if self.command == "fit":
+            parser.set_defaults({"trainer.max_epochs": 20})
+            parser.add_argument("--name", type=str | None, help="Folder of the run under runs/ (default: the model's name).")
+        if self.command == "predict":
+            parser.add_class_arguments(PredictionWriter, "predictions")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's own type
+        """Parse, with what the checkpoint says in the place of the defaults."""
+        sub_parser = self._subcommand_parsers[self.command]
+        given = _given_checkpoint(args)
+        path = None
+        if given is not None or (self.command != "fit" and not {"-h", "--help", "--print_config"} & set(args)):
+            path = find_checkpoint(given, prefer="last" if self.command == "fit" else "best")
+            sub_parser.set_defaults(checkpoint_defaults(read_checkpoint(path), self.command, self.defaults))
+        arguments = {option.dest for option in sub_parser._actions}
+        sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
+        self.config = parser.parse_args(args)
+        if path is not None:
+            self.config[self.command].ckpt_path = str(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's options win over the command line's; see parse_arguments."""
+
+    def before_instantiate_classes(self) -> None:
+        """Keep the options as asked; then fill in what the data takes from the model."""
+        config = self.config[self.command]
+        self.asked = self._parser(self.command).dump(config, skip_none=False)
+        fill_image_options(config)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        options = self.config_init[self.command]
+        if self.command == "fit":
+            if not config.get("fast_dev_run"):
+                self.folder = claim_run_folder(options.name or _model_name(options))
+                config["default_root_dir"] = str(self.folder)
+                config["logger"] = _loggers(config.get("logger"), self.folder)
+            callbacks = [*callbacks, *self._fit_callbacks(config)]
+        else:
+            config["logger"] = config.get("logger") or False
+        if self.command == "predict":
+            callbacks = [*callbacks, options.predictions]
+        terminal = sys.stdout.isatty()
+        if config.get("enable_progress_bar") is None:
+            config["enable_progress_bar"] = terminal
+            callbacks.append(RichProgressBar() if terminal else ProgressLines())
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the trainer options do not work together: {error}") from error
+
+    def _fit_callbacks(self, config: dict[str, Any]) -> list[Callback]:
+        record = yaml.safe_load(self.asked)
+        callbacks: list[Callback] = [
+            RunRecord(self.folder, self.asked),
+            RunPlan(self.folder),
+            BatchSeeds(int(record["seed_everything"] or 0)),
+            DropRatioMonitor(),
+        ]
+        if self.folder is not None and config.get("enable_checkpointing") is not False:
+            callbacks.append(
+                ModelCheckpoint(
+                    self.folder / "checkpoints",
+                    filename="best",
+                    monitor="val/balanced_acc",
+                    mode="max",
+                    save_last=True,
+                    auto_insert_metric_name=False,
+                    enable_version_counter=False,
+                )
+            )
+        return callbacks
+
+
+def default_precision() -> str:
+    """bf16-mixed where the GPU computes in bfloat16, else 32-true."""
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def checkpoint_defaults(description: dict[str, Any], command: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says, as defaults of a command's options.
+
+    Args:
+        description: The checkpoint's own description.
+        command: For predict, the data are files and folders, whatever the network was trained on.
+        defaults: The class paths used where nothing else is named.
+    """
+    model, data = description["config"]["model"], description["config"]["data"]
+    if command == "predict":
+        data = {"class_path": defaults["data"]["class_path"], "init_args": {}}
+        data["init_args"] |= dict.fromkeys(description["preprocessing"]) | {"class_names": None}
+    known = {**description["preprocessing"], "class_names": description["class_names"]}
+    arguments = {k: known[k] if v is None and k in known else v for k, v in data["init_args"].items()}
+    return {"model": model, "data": {"class_path": data["class_path"], "init_args": arguments}}
+
+
+def fill_image_options(config: Namespace) -> None:
+    """Give the data the model's image size and statistics where the user gave none."""
+    data, model = config.data.init_args, config.model.init_args
+    if not hasattr(model, "model_name"):
+        return
+    for name, value in asdict(image_config(model.model_name)).items():
+        if name in data and data[name] is None:
+            data[name] = value
+
+
+def _given_checkpoint(words: list[str]) -> str | None:
+    """``--ckpt_path`` from the command line or, failing that, from the configs: needed before the rest can be parsed."""
+    parser = PlainParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    given, _ = parser.parse_known_args(words)
+    for path in reversed(given.config):
+        if given.ckpt_path is None and Path(path).is_file():
+            content = _read_yaml(path)
+            given.ckpt_path = content.get("ckpt_path") if isinstance(content, dict) else None
+    return None if given.ckpt_path in (None, "null") else given.ckpt_path
+
+
+def _read_yaml(path: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path!r} is not valid YAML: {error}") from error
+
+
+def _model_name(options: Namespace) -> str:
+    return getattr(options.model, "model_name", None) or type(options.model).__name__.lower()
+
+
+def _loggers(given: Any, folder: Path) -> Any:  # noqa: ANN401 - Lightning takes many forms
+    """``metrics.csv`` in the run folder, beside the loggers the user named."""
+    if given is False:
+        return False
+    named = [] if given in (None, True) else given if isinstance(given, list) else [given]
+    return [CSVLogger(str(folder), name="", version=""), *named]
+
+
+def _quieten() -> None:
+    """Keep Lightning's notes about itself out of what users read."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*callbacks used to create.*"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")

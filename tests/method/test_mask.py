@@ -1,0 +1,177 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dropkey_cli.errors import InputError
+from dropkey_cli.method.mask import draw_mask, dropkey_mask, seed_tensor
+from dropkey_cli.method.settings import Structure
+
+SEEDS = [0, 1, -1, 123456789, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
+
+
+def defined_mask(seed: int, shape: tuple[int, int, int, int], ratio: float) -> Tensor:
+    """The definition in mask.py's docstring, written out in Python's integers."""
+
+    def mix(x: int) -> int:
+        x %= 2**64
+        x ^= x >> 32
+        x = x * 0xD6E8FEB86659FD93 % 2**64
+        x ^= x >> 32
+        x = x * 0xD6E8FEB86659FD93 % 2**64
+        return x ^ x >> 32
+
+    mask = torch.zeros(shape, dtype=torch.bool)
+    for b, h, q, k in itertools.product(*map(range, shape)):
+        row = mix(mix(mix(mix(seed) + b + 1) + h + 1) + q + 1)
+        lane = mix(row + k // 4 + 1) >> 16 * (k % 4) & 0xFFFF
+        signed = lane - 2**16 if lane >= 2**15 else lane
+        mask[b, h, q, k] = signed < round(ratio * 2**16) - 2**15
+    return mask
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.999])
+def test_mask_is_the_defined_one(seed: int, ratio: float) -> None:
+    shape = (2, 3, 5, 13)
+    expected = defined_mask(seed, shape, ratio)
+    assert torch.equal(dropkey_mask(seed, shape, ratio), expected)
+    assert torch.equal(dropkey_mask(seed_tensor(seed), shape, ratio), expected)
+
+
+def test_first_keys_of_seed_0_never_change() -> None:
+    dropped = dropkey_mask(0, (1, 1, 2, 24), 0.5).int().tolist()[0][0]
+    # These digits change only together with a changelog entry.
+    assert ["".join(map(str, row)) for row in dropped] == ["010111101001101010001110", "101011101000010001100101"]
+
+
+def test_mask_of_a_part_is_the_part_of_the_mask() -> None:
+    whole = dropkey_mask(7, (4, 6, 9, 30), 0.4)
+    for b, h, n, s in [(2, 6, 9, 30), (4, 1, 9, 30), (4, 6, 5, 30), (4, 6, 9, 17), (1, 2, 3, 4), (3, 5, 7, 1)]:
+        assert torch.equal(dropkey_mask(7, (b, h, n, s), 0.4), whole[:b, :h, :n, :s])
+
+
+def test_a_larger_ratio_drops_the_same_keys_and_more() -> None:
+    less, more = (dropkey_mask(7, (2, 2, 50, 50), ratio) for ratio in (0.2, 0.3))
+    assert (less <= more).all()
+    assert (less < more).any()
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 0.01, 0.1, 0.3, 0.5, 0.75, 0.999])
+@pytest.mark.parametrize("structure", ["element", "key"])
+def test_rate_is_the_ratio(ratio: float, structure: Structure) -> None:
+    mask = draw_mask(11, (64, 16, 16, 256), ratio, structure)
+    sigma = math.sqrt(ratio * (1 - ratio) / mask.numel())
+    assert abs(mask.double().mean() - ratio) < 4 * sigma + 2**-17
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_no_correlation_along_any_axis(ratio: float) -> None:
+    mask = dropkey_mask(3, (16, 8, 32, 256), ratio)
+    assert abs(z_score(mask, dropkey_mask(4, mask.shape, ratio), ratio)) < 5
+    for shift in (1, 2, 3, 4, 64):
+        assert abs(z_score(mask[..., shift:], mask[..., :-shift], ratio)) < 5, f"key + {shift}"
+    for axis, name in enumerate(("sample", "head", "query")):
+        length = mask.shape[axis] - 1
+        assert abs(z_score(mask.narrow(axis, 1, length), mask.narrow(axis, 0, length), ratio)) < 5, name
+
+
+def test_no_correlation_between_axes_or_lanes() -> None:
+    mask = dropkey_mask(3, (32, 32, 32, 32), 0.5)
+    for first, second in itertools.combinations(range(4), 2):
+        # The diagonal is equal by construction: compare what lies off it.
+        off_diagonal = ~torch.eye(32, dtype=torch.bool)
+        a = mask.movedim((first, second), (0, 1))[off_diagonal]
+        b = mask.movedim((second, first), (0, 1))[off_diagonal]
+        # Every unordered pair stands in here twice, hence sqrt(2).
+        assert abs(z_score(a, b, 0.5)) < 5 * math.sqrt(2), (first, second)
+    for lane, other in itertools.combinations(range(4), 2):
+        assert abs(z_score(mask[..., lane::4], mask[..., other::4], 0.5)) < 5, (lane, other)
+
+
+def test_seeds_in_a_row_give_independent_counts() -> None:
+    counts = torch.stack([dropkey_mask(seed, (1, 1, 16, 64), 0.5).sum() for seed in range(400)]).double()
+    variance = counts.var() / (1024 * 0.25)  # 1 ± sqrt(2 / 399)
+    assert abs(variance - 1) < 5 * math.sqrt(2 / 399)
+
+
+def z_score(a: Tensor, b: Tensor, ratio: float) -> float:
+    """Correlation of two masks in standard deviations of independent ones."""
+    products = (a.double() - ratio) * (b.double() - ratio)
+    return float(products.sum() / (ratio * (1 - ratio) * math.sqrt(products.numel())))
+
+
+def test_structure_key_drops_the_same_keys_for_all_queries_of_a_head() -> None:
+    mask = dropkey_mask(5, (3, 4, 6, 40), 0.3, "key")
+    assert mask.shape == (3, 4, 6, 40)
+    assert (mask == mask[:, :, :1]).all()
+    assert not torch.equal(mask[0, 0, 0], mask[0, 1, 0])
+    assert not torch.equal(mask[0, 0, 0], mask[1, 0, 0])
+    assert torch.equal(mask[:, :, 0], dropkey_mask(5, (3, 4, 1, 40), 0.3)[:, :, 0])
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 0, 4), (2, 2, 3, 0)])
+def test_empty_sides_give_an_empty_mask(shape: tuple[int, ...]) -> None:
+    assert dropkey_mask(0, shape, 0.5).shape == shape
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.5, 0.77, 0.999, 0.99999999])
+def test_ratio_as_tensor_gives_the_same_mask(ratio: float) -> None:
+    shape = (4, 4, 16, 64)
+    assert torch.equal(dropkey_mask(9, shape, torch.tensor(ratio)), dropkey_mask(9, shape, ratio))
+    assert torch.equal(dropkey_mask(9, shape, torch.tensor(ratio, dtype=torch.float64)), dropkey_mask(9, shape, ratio))
+
+
+def test_a_ratio_just_below_1_drops_nearly_all() -> None:
+    assert dropkey_mask(9, (4, 4, 16, 64), 1 - 1e-9).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("ratio", [-0.5, 1.0, 1.5])
+def test_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
+    with pytest.raises(InputError, match=f"ratio {ratio}"):
+        dropkey_mask(0, (1, 1, 2, 8), ratio)
+
+
+def test_seed_may_be_any_integer_type() -> None:
+    expected = dropkey_mask(5, (2, 2, 3, 16), 0.5)
+    assert torch.equal(dropkey_mask(torch.tensor(5, dtype=torch.int32), (2, 2, 3, 16), 0.5), expected)
+    assert torch.equal(dropkey_mask(np.int64(5), (2, 2, 3, 16), 0.5), expected)  # type: ignore[arg-type]  # numpy's integers
+
+
+def test_shape_without_four_sides_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\(batch, heads, queries, keys\), given \(2, 3\)"):
+        dropkey_mask(0, (2, 3), 0.5)
+
+
+def test_without_a_seed_torchs_generator_gives_one() -> None:
+    torch.manual_seed(1)
+    first, second = seed_tensor(None), seed_tensor(None)
+    torch.manual_seed(1)
+    assert (first.dtype, first.shape) == (torch.int64, ())
+    assert seed_tensor(None) == first
+    assert first != second
+
+
+@pytest.mark.parametrize("structure", ["element", "key"])
+def test_compiled_mask_equals_the_eager_one(structure: Structure) -> None:
+    def mask(seed: Tensor, ratio: Tensor) -> Tensor:
+        return dropkey_mask(seed, (2, 3, 5, 13), ratio, structure)
+
+    compiled = torch.compile(mask, fullgraph=True)
+    for seed in SEEDS:
+        for ratio in (torch.tensor(0.3), torch.tensor(0.0)):
+            assert torch.equal(compiled(seed_tensor(seed), ratio), mask(seed_tensor(seed), ratio))
+
+
+@pytest.mark.slow
+def test_compiled_mask_of_changing_shapes_equals_the_eager_one() -> None:
+    def mask(seed: Tensor, like: Tensor) -> Tensor:
+        return dropkey_mask(seed, like.shape, 0.3)
+
+    compiled = torch.compile(mask, fullgraph=True, dynamic=True)
+    for shape in [(2, 3, 5, 13), (3, 3, 7, 50), (1, 2, 9, 4)]:
+        like = torch.zeros(shape)
+        assert torch.equal(compiled(seed_tensor(5), like), mask(seed_tensor(5), like))

@@ -8,11 +8,18 @@ from dropkey_cli.errors import InputError
 RUNS = Path("runs")
 
 
-def claim_run_folder(name: str) -> Path:
-    """A new, empty folder ``runs/NAME/version_N``; two processes that ask at once get different ones."""
+def claim_run_folder(name: str, *, claim: bool = True) -> Path:
+    """A new, empty folder ``runs/NAME/version_N``; two runs that ask at once get different ones.
+
+    Args:
+        name: The run's name.
+        claim: False in all but the first process of a run: they write nothing, and get the folder's parent.
+    """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"--name {name!r} is no folder name: give a word such as --name my_run")
     parent = RUNS / name
+    if not claim:
+        return parent
     parent.mkdir(parents=True, exist_ok=True)
     number = 1 + max((_version(folder) for folder in parent.iterdir()), default=-1)
     while True:

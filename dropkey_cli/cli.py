@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dropkey: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as stop:  # argparse after --help or --print_config
+    except SystemExit as stop:  # argparse after --help or --print_config, Lightning after Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return 130
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     return 0
 

@@ -23,7 +23,7 @@ class DropRatioMonitor(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Log at the trainer's interval."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
             self._log(trainer, _plan(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,7 +55,7 @@ def drop_ratios(plan: DropKeyPlan, counts: list[list[int]]) -> dict[str, float]:
     return {**observed, "drop_ratio/mean": mean, **configured}
 
 
-@rank_zero_only  # type: ignore[untyped-decorator]
+@rank_zero_only
 def _send(trainer: Trainer, values: dict[str, float]) -> None:
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning counts from 0

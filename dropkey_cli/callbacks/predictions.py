@@ -70,7 +70,7 @@ class PredictionWriter(Callback):
         keep_earlier(self.output)
         os.replace(self._unfinished, self.output)
         unread = f", {self.num_errors} of them unreadable (see the error column)" if self.num_errors else ""
-        print(f"{self.num_rows} rows{unread} in {self.output}")
+        print(f"{self.num_rows} row{'s'[: self.num_rows != 1]}{unread} in {self.output}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing half-written behind."""
@@ -87,9 +87,7 @@ def header(top_k: int) -> list[str]:
     return columns
 
 
-def rows(
-    paths: list[str], errors: list[str], probabilities: Tensor, class_names: list[str], top_k: int
-) -> Iterator[list[str]]:
+def rows(paths: list[str], errors: list[str], probabilities: Tensor, class_names: list[str], top_k: int) -> Iterator[list[str]]:
     """One row per image, its classes by falling probability.
 
     Args:
@@ -109,7 +107,7 @@ def rows(
 
 
 def keep_earlier(output: Path) -> None:
-    """Move an existing ``name.csv`` to the first free ``name.1.csv``, ``name.2.csv`` …"""
+    """Give an existing ``name.csv`` the first free name of ``name.1.csv``, ``name.2.csv`` and so on."""
     if not output.exists():
         return
     number = 1

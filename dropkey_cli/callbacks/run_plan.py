@@ -5,15 +5,12 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from dropkey_cli.models.factory import describe_weights
-from dropkey_cli.patching.table import ratio_summary
-
 
 class RunPlan(Callback):
-    """Prints the plan of a training run: data, model, DropKey, optimization, devices, folder.
+    """Prints the plan of a training run: what data and task say of themselves in ``plan_lines()``, devices, folder.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder; None where nothing is kept.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -21,10 +18,11 @@ class RunPlan(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the plan."""
-        if trainer.is_global_zero:
-            for name, text in plan_lines(trainer, pl_module):
-                print(f"{name:<12}{text}")
-            print(f"{'run folder':<12}{self.folder or 'none'}", flush=True)
+        if not trainer.is_global_zero:
+            return
+        for name, text in plan_lines(trainer, pl_module):
+            print(f"{name:<12}{text}")
+        print(f"{'run folder':<12}{self.folder or 'none'}", flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the best checkpoint and the next commands."""
@@ -40,39 +38,10 @@ class RunPlan(Callback):
 def plan_lines(trainer: Trainer, task: LightningModule) -> list[tuple[str, str]]:
     """The plan's lines as (name, text)."""
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-    names = data.class_names
-    sizes = " · ".join(f"{split} {len(dataset)}" for split, dataset in data.splits.items())
-    preprocessing = data.preprocessing
-    size = preprocessing.image_size
-    weights = describe_weights(task.model_name) if task.pretrained else "from scratch"
-    parameters = sum(parameter.numel() for parameter in task.network.parameters())
-    plan = task.dropkey_plan
-    steps = trainer.estimated_stepping_batches
-    batch = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-    lines = [
-        ("data", f"{len(names)} classes ({_some(names)}); images: {sizes}"),
-        ("images", f"{size} × {size}, {preprocessing.interpolation}, mean {preprocessing.mean}, std {preprocessing.std}"),
-        ("model", f"{task.model_name}, {parameters / 1e6:.2f} M parameters, {weights}"),
-        ("DropKey", "none" if plan is None else ratio_summary(plan)),
-        ("training", f"{trainer.max_epochs} epochs, {steps} steps of {batch} images, AdamW, lr {task.learning_rate:.3g}"),
-        ("device", f"{trainer.world_size} × {trainer.strategy.root_device.type}, precision {trainer.precision}"),
+    lines = [line for part in (data, task) for line in getattr(part, "plan_lines", list)()]
+    device = trainer.strategy.root_device.type
+    return [
+        *lines,
+        ("training", f"{trainer.max_epochs} epochs, {trainer.estimated_stepping_batches} optimizer steps"),
+        ("device", f"{trainer.world_size} × {device}, precision {trainer.precision}"),
     ]
-    if data.split_note:
-        lines.insert(1, ("split", data.split_note))
-    if resized := resampling_note(task, size):
-        lines.insert(3, ("", resized))
-    return lines
-
-
-def resampling_note(task: LightningModule, size: int) -> str | None:
-    """Says that pretrained weights meet another image size; None if they don't."""
-    from dropkey_cli.models.factory import image_config
-
-    native = image_config(task.model_name).image_size
-    if not task.pretrained or native == size:
-        return None
-    return f"weights of {native} × {native} images: position embeddings are resampled to {size} × {size}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -64,7 +64,7 @@ def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
 def _options(cls: type) -> set[str]:
     """Constructor arguments of a class, with one level of nested dataclasses."""
     parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(vars(cls).get("__init__", cls))
     nested = {
         f"{name}.{field.name}"
         for name in parameters

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
@@ -25,6 +26,7 @@ from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
 from dropkey_cli.commands.config_errors import explain
+from dropkey_cli.commands.help import print_help
 from dropkey_cli.errors import InputError
 from dropkey_cli.models.factory import image_config
 
@@ -42,6 +44,10 @@ def run(command: str, words: list[str], *, default_task: str, default_data: str)
         InputError: If an option, a file or the data cannot work.
     """
     _quieten()
+    if {"-h", "--help"} & set(words):
+        print_help(command, task=default_task, data=default_data)
+        return
+    words = ["--help" if word == "--help_all" else word for word in words]
     try:
         RunCLI(command, words, default_task=default_task, default_data=default_data)
     except MisconfigurationException as error:
@@ -63,7 +69,7 @@ def _input_error(error: BaseException | None) -> InputError | None:
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one sentence, and which takes no abbreviated options."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the parser's own
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -92,13 +98,13 @@ class RunCLI(LightningCLI):
             args=[command, *words],
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - the parser's own
         """As LightningCLI's, with our parser."""
         parser = OneLineParser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="YAML file with options; several are merged in order.")
         return parser
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
         # Only the one that runs: the other three would cost a second.
         every = self.subcommands()
         self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
@@ -113,7 +119,8 @@ class RunCLI(LightningCLI):
             parser.set_defaults({"trainer.max_epochs": 20})
             parser.add_argument("--name", type=str | None, help="Folder of the run under runs/ (default: the model's name).")
         if self.command == "predict":
-            parser.add_class_arguments(PredictionWriter, "predictions")
+            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file.")
+            parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's own type
         """Parse, with what the checkpoint says in the place of the defaults."""
@@ -142,14 +149,14 @@ class RunCLI(LightningCLI):
         options = self.config_init[self.command]
         if self.command == "fit":
             if not config.get("fast_dev_run"):
-                self.folder = claim_run_folder(options.name or _model_name(options))
+                self.folder = claim_run_folder(options.name or _model_name(options), claim=rank_zero_only.rank == 0)
                 config["default_root_dir"] = str(self.folder)
                 config["logger"] = _loggers(config.get("logger"), self.folder)
             callbacks = [*callbacks, *self._fit_callbacks(config)]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
-            callbacks = [*callbacks, options.predictions]
+            callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
         terminal = sys.stdout.isatty()
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = terminal
@@ -158,6 +165,14 @@ class RunCLI(LightningCLI):
             return super()._instantiate_trainer(config, callbacks)
         except (ValueError, TypeError) as error:
             raise InputError(f"the trainer options do not work together: {error}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()  # nothing began
+            raise
 
     def _fit_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         record = yaml.safe_load(self.asked)

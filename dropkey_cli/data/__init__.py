@@ -1,1 +1,1 @@
-"""Sources of pictures: one file per source, each a LightningDataModule."""
+"""Sources of images: one file per source, each a LightningDataModule."""

@@ -1,4 +1,4 @@
-"""Reads the layout of class folders: which splits there are, which classes, which pictures."""
+"""Reads the layout of class folders: which splits there are, which classes, which images."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 from torchvision.datasets.folder import make_dataset
 
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.reading import is_picture
+from dropkey_cli.data.reading import is_image_file
 from dropkey_cli.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -43,7 +43,7 @@ def find_splits(root: str | None) -> dict[str, Path]:
         found = ", ".join(name + "/" for name in subfolders[:5])
         raise InputError(
             f"{root!r} has {', '.join(path.name + '/' for path in splits.values())} but no train/ (found: {found}); "
-            f"{LAYOUT}; rename the folder of the training pictures to train"
+            f"{LAYOUT}; rename the folder of the training images to train"
         )
     return splits or {"train": folder}
 
@@ -54,23 +54,23 @@ def find_classes(folder: Path) -> list[str]:
 
 
 def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
-    """The pictures in the class folders of one split, with their labels, sorted by path.
+    """The images in the class folders of one split, with their labels, sorted by path.
 
     Args:
-        folder: Folder with one sub-folder per class; pictures may lie deeper, hidden files and folders are skipped.
-        class_names: The classes in label order; a class without a folder here has no pictures.
+        folder: Folder with one sub-folder per class; images may lie deeper, hidden files and folders are skipped.
+        class_names: The classes in label order; a class without a folder here has no images.
 
     Raises:
-        InputError: If there is no picture at all.
+        InputError: If there is no image at all.
     """
 
-    def is_visible_picture(path: str) -> bool:
-        return is_picture(path) and f"{os.sep}." not in path.removeprefix(str(folder))
+    def is_visible_image(path: str) -> bool:
+        return is_image_file(path) and f"{os.sep}." not in path.removeprefix(str(folder))
 
     labels = {name: label for label, name in enumerate(class_names)}
-    found = make_dataset(str(folder), labels, is_valid_file=is_visible_picture, allow_empty=True)
+    found = make_dataset(str(folder), labels, is_valid_file=is_visible_image, allow_empty=True)
     if not found:
-        raise InputError(f"no pictures in the class folders of {str(folder)!r}; {LAYOUT}; put pictures there")
+        raise InputError(f"no images in the class folders of {str(folder)!r}; {LAYOUT}; put images there")
     samples = [Sample(path, label) for path, label in found]
     return sorted(samples, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
 
@@ -102,18 +102,18 @@ def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:
             if seen.setdefault(path.resolve(), split) != split:
                 raise InputError(
                     f"{str(path)!r} is the same folder in {seen[path.resolve()]} and {split}; "
-                    "expected different pictures in each split; remove one of the links"
+                    "expected different images in each split; remove one of the links"
                 )
 
 
 def check_counts(samples: list[Sample], folder: Path, class_names: list[str], *, minimum: int) -> None:
-    """Refuse training classes with too few pictures.
+    """Refuse training classes with too few images.
 
     Args:
-        samples: The training pictures before anything is held out.
+        samples: The training images before anything is held out.
         folder: Their folder; classes that have no sub-folder in it are not counted.
         class_names: The classes in label order.
-        minimum: Pictures that each class needs: one for every part that it is split into.
+        minimum: Images that each class needs: one for every part that it is split into.
 
     Raises:
         InputError: If a class has fewer.
@@ -123,8 +123,8 @@ def check_counts(samples: list[Sample], folder: Path, class_names: list[str], *,
     if scarce:
         listed = ", ".join(f"{name!r} ({counts[name]})" for name in scarce[:5]) + (", …" if len(scarce) > 5 else "")
         raise InputError(
-            f"{len(scarce)} class(es) in {str(folder)!r} have too few pictures: {listed}; expected at least {minimum}, "
-            f"one for each part that is made from this folder; add pictures or remove the class folder"
+            f"{len(scarce)} class(es) in {str(folder)!r} have too few images: {listed}; expected at least {minimum}, "
+            f"one for each part that is made from this folder; add images or remove the class folder"
         )
 
 

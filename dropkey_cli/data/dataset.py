@@ -1,4 +1,4 @@
-"""The one data set of all sources: pictures from files or from memory, with label, index and path."""
+"""The one data set of all sources: images from files or from memory, with label, index and path."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ NO_LABEL = -1
 
 
 class Sample(NamedTuple):
-    """One picture before it is read: its file (or its name, if it is in memory) and the index of its class."""
+    """One image before it is read: its file (or its name, if it is in memory) and the index of its class."""
 
     path: str
     label: int
 
 
 class Example(TypedDict):
-    """One picture as the data set gives it; ``error`` is empty unless the file could not be read."""
+    """One image as the data set gives it; ``error`` is empty unless the file could not be read."""
 
     image: Tensor  # (3, height, width)
     label: int
@@ -34,7 +34,7 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """What a data loader gives: one entry per picture in each of the fields."""
+    """What a data loader gives: one entry per image in each of the fields."""
 
     image: Tensor  # (B, 3, height, width), float
     label: Tensor  # (B,), int64; -1 where it is unknown
@@ -44,14 +44,14 @@ class Batch(TypedDict):
 
 
 class ImageDataset(Dataset[Example]):
-    """Pictures with label, index and path, each put through one transform.
+    """Images with label, index and path, each put through one transform.
 
     Args:
-        samples: File and label of each picture; the label is -1 where it is unknown.
+        samples: File and label of each image; the label is -1 where it is unknown.
         transform: From an RGB PIL image to a tensor ``(3, image_size, image_size)``.
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
         on_error: What an unreadable file does: ``raise`` stops, ``record`` gives zeros and fills ``error``.
-        images: The pictures themselves, if they are in memory; then no file is read.
+        images: The images themselves, if they are in memory; then no file is read.
 
     Raises:
         InputError: From reading an item, if its file cannot be read and ``on_error`` is ``raise``.
@@ -74,34 +74,34 @@ class ImageDataset(Dataset[Example]):
         self.images = images
 
     def __len__(self) -> int:
-        """How many pictures there are, readable or not."""
+        """How many images there are, readable or not."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
-        """The picture at a position, transformed."""
+        """The image at a position, transformed."""
         path, label = self.samples[index]
         error = ""
         try:
-            picture = load_image(path) if self.images is None else self.images[index]
+            pil_image = load_image(path) if self.images is None else self.images[index]
         except OSError as reason:
             error = " ".join(str(reason).split())  # one line
             if self.on_error == "raise":
-                raise InputError(f"cannot read {path!r} ({error}); expected a picture; repair or remove it") from reason
+                raise InputError(f"cannot read {path!r} ({error}); expected an image; repair or remove it") from reason
             image = torch.zeros(3, self.image_size, self.image_size)
         else:
-            image = self.transform(picture)
+            image = self.transform(pil_image)
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     @property
     def labels(self) -> list[int]:
-        """The class index of each picture, in order; -1 where it is unknown."""
+        """The class index of each image, in order; -1 where it is unknown."""
         return [sample.label for sample in self.samples]
 
     def class_counts(self, num_classes: int) -> list[int]:
-        """How many pictures each class has.
+        """How many images each class has.
 
         Args:
-            num_classes: Number of classes K; the list has K entries, 0 for a class without pictures.
+            num_classes: Number of classes K; the list has K entries, 0 for a class without images.
         """
         counts = Counter(self.labels)
         return [counts[label] for label in range(num_classes)]

@@ -13,7 +13,7 @@ from dropkey_cli.data.preprocessing import Preprocessing, Transform, eval_transf
 from dropkey_cli.data.split import stratified_split
 from dropkey_cli.errors import InputError
 
-# Over all pixels of the 1,079 training pictures, as 8-bit values divided by 255; the three channels are equal.
+# Over all pixels of the 1,079 training images, as 8-bit values divided by 255; the three channels are equal.
 MEAN = 0.3057
 STD = 0.3765
 HELD_OUT = {"val": 0.2, "test": 0.2}
@@ -26,12 +26,12 @@ class Digits(ImageData):
     may appear in all three.
 
     Args:
-        root: The picture or folder to predict; the digits themselves need none.
+        root: The image or folder to predict; the digits themselves need none.
         image_size: Height and width that the model sees, in pixels.
-        degrees: A training picture is turned by up to this angle, either way.
-        translate: A training picture is moved by up to this share of its side, in each direction.
-        batch_size: Pictures per step and device.
-        num_workers: Processes that load pictures; the digits are in memory, so 0 is fastest.
+        degrees: A training image is turned by up to this angle, either way.
+        translate: A training image is moved by up to this share of its side, in each direction.
+        batch_size: Images per step and device.
+        num_workers: Processes that load images; the digits are in memory, so 0 is fastest.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Digits(ImageData):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures reach the model: whole, with the training pictures' mean and standard deviation."""
+        """How images reach the model: whole, with the training images' mean and standard deviation."""
         return Preprocessing(self.image_size, (MEAN,) * 3, (STD,) * 3, "bicubic", 1.0)
 
     def read_splits(self) -> None:
-        """Read the pictures from the scikit-learn package and split them."""
+        """Read the images from the scikit-learn package and split them."""
         digits = load_digits()
         labels: list[int] = digits.target.tolist()
         preprocessing = self.preprocessing
@@ -66,7 +66,7 @@ class Digits(ImageData):
                 [Sample(f"digits/{position:04d}", labels[position]) for position in positions],
                 train if split == "train" else eval_transform(preprocessing),
                 image_size=preprocessing.image_size,
-                images=[to_picture(digits.images[position]) for position in positions],
+                images=[to_image(digits.images[position]) for position in positions],
             )
 
     def _train_transform(self, preprocessing: Preprocessing) -> Transform:
@@ -79,7 +79,7 @@ class Digits(ImageData):
         return cast(Transform, Compose([shift, eval_transform(preprocessing)]))
 
 
-def to_picture(scan: np.ndarray) -> Image.Image:
+def to_image(scan: np.ndarray) -> Image.Image:
     """One scan as RGB.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures in class folders: the folder name is the class; missing splits are made here, reproducibly."""
+"""Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
 from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
 from dropkey_cli.data.dataset import ImageDataset, Sample
@@ -9,27 +9,27 @@ from dropkey_cli.errors import InputError
 
 
 class ImageFolder(ImageData):
-    """Pictures in class folders: ROOT/train/CLASS/, ROOT/val/CLASS/ and ROOT/test/CLASS/, or just ROOT/CLASS/.
+    """Images in class folders: ROOT/train/CLASS/, ROOT/val/CLASS/ and ROOT/test/CLASS/, or just ROOT/CLASS/.
 
-    A validation split that is not there is held out from the training pictures, class by class, always the same one.
+    A validation split that is not there is held out from the training images, class by class, always the same one.
     Size, mean, std, interpolation and crop are the model's own unless they are given.
 
     Args:
-        root: Folder with the pictures. In prediction: a picture, or a folder that is searched with its sub-folders.
+        root: Folder with the images. In prediction: an image, or a folder that is searched with its sub-folders.
         val_fraction: Share of each class held out for validation where there is no val/, validation/ or valid/.
         test_fraction: Share of each class held out for the test where there is no test/; 0 holds out none.
-        split_seed: Which pictures are held out; the same number and file names give the same split.
+        split_seed: Which images are held out; the same number and file names give the same split.
         class_names: Classes in label order. By default the training folders', sorted; in test and validation the
             checkpoint's.
         image_size: Height and width that the model sees, in pixels.
         mean: Mean of red, green and blue, for values in [0, 1].
         std: Standard deviation of red, green and blue, for values in [0, 1].
-        interpolation: How pictures are resized, e.g. ``bicubic``.
-        crop_pct: Share of the resized picture that the centre crop keeps in evaluation.
+        interpolation: How images are resized, e.g. ``bicubic``.
+        crop_pct: Share of the resized image that the centre crop keeps in evaluation.
         crop_scale: Smallest and largest share of the area that a training crop covers.
-        hflip: Probability of mirroring a training picture left and right.
-        batch_size: Pictures per step and device.
-        num_workers: Processes that load pictures; by default one per usable core, at most 8. 0 needs no extra process.
+        hflip: Probability of mirroring a training image left and right.
+        batch_size: Images per step and device.
+        num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ImageFolder(ImageData):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures reach the model.
+        """How images reach the model.
 
         Raises:
             InputError: If one of the five values is neither given nor filled in from the model.
@@ -82,7 +82,7 @@ class ImageFolder(ImageData):
         return Preprocessing(size, mean, std, interpolation, crop_pct)
 
     def read_splits(self) -> None:
-        """Find the pictures of every split; hold out those that have no folder."""
+        """Find the images of every split; hold out those that have no folder."""
         preprocessing = self.preprocessing
         train = train_transform(preprocessing, crop_scale=self.crop_scale, hflip=self.hflip)
         folders = find_splits(self.root)
@@ -107,7 +107,7 @@ class ImageFolder(ImageData):
         }
 
     def _shares_to_hold_out(self, samples: dict[str, list[Sample]]) -> dict[str, float]:
-        """Share of the training pictures for each split that has no folder of its own."""
+        """Share of the training images for each split that has no folder of its own."""
         if "test" in samples and self.test_fraction:
             raise InputError(
                 f"test_fraction is {self.test_fraction!r}, but {self.root!r} has test/ already; expected one of them; "
@@ -120,7 +120,7 @@ class ImageFolder(ImageData):
             if not 0 < share < 1:
                 raise InputError(
                     f"{split}_fraction is {share!r}; expected a share between 0 and 1; "
-                    f"give e.g. --data.{split}_fraction 0.2, or put pictures in {split}/"
+                    f"give e.g. --data.{split}_fraction 0.2, or put images in {split}/"
                 )
         if sum(shares.values()) >= 1:
             raise InputError(
@@ -135,5 +135,5 @@ class ImageFolder(ImageData):
         labels = [class_names[sample.label] for sample in pool]  # names: their order does not depend on the label order
         parts = stratified_split(labels, shares, seed=self.split_seed)
         held = " and ".join(f"{len(parts[split])} for {split} ({share:.0%})" for split, share in shares.items())
-        self.split_note = f"Of {len(pool)} pictures, {held} are held out of training (split_seed {self.split_seed})."
+        self.split_note = f"Of {len(pool)} images, {held} are held out of training (split_seed {self.split_seed})."
         return {split: [pool[position] for position in positions] for split, positions in parts.items()}

@@ -1,4 +1,4 @@
-"""What every source of pictures shares: data loaders for training, validation, test and prediction."""
+"""What every source of images shares: data loaders for training, validation, test and prediction."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import NO_LABEL, Example, ImageDataset, Sample
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
-from dropkey_cli.data.reading import list_pictures
+from dropkey_cli.data.reading import list_images
 from dropkey_cli.errors import InputError
 
 
 class ImageData(LightningDataModule):
-    """Pictures with one class each. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
+    """Images with one class each. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
 
     Attributes:
         class_names: Name of each class, in label order; complete after ``setup``.
@@ -23,8 +23,8 @@ class ImageData(LightningDataModule):
 
     Args:
         root: The file or folder to predict; sources that read folders also find their splits here.
-        batch_size: Pictures per step and device.
-        num_workers: Processes that load pictures; by default one per usable core, at most 8. 0 needs no extra process.
+        batch_size: Images per step and device.
+        num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
 
     def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None) -> None:
@@ -42,7 +42,7 @@ class ImageData(LightningDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures reach the model."""
+        """How images reach the model."""
         raise NotImplementedError
 
     def read_splits(self) -> None:
@@ -50,7 +50,7 @@ class ImageData(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Find the labelled pictures, once; prediction needs none and looks for none.
+        """Find the labelled images, once; prediction needs none and looks for none.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -58,24 +58,36 @@ class ImageData(LightningDataModule):
         if stage != "predict" and not self.splits:
             self.read_splits()
 
+    def plan_lines(self) -> list[tuple[str, str]]:
+        """What a user should know before training, as (name, text): classes, images per split, preprocessing."""
+        names = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
+        sizes = " · ".join(f"{split} {len(dataset)}" for split, dataset in self.splits.items())
+        image = self.preprocessing
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (image.mean, image.std))
+        lines = [("data", f"{len(self.class_names)} classes ({names}); images: {sizes}; batches of {self.batch_size}")]
+        if self.split_note:
+            lines.append(("split", self.split_note))
+        size = f"{image.image_size} × {image.image_size}"
+        return [*lines, ("images", f"{size} pixels, {image.interpolation}, mean {mean}, std {std}")]
+
     def train_dataloader(self) -> DataLoader[Example]:
-        """The training pictures, shuffled; the last batch may be smaller."""
-        return self._loader(self._split("train", "put pictures in train/"), shuffle=True)
+        """The training images, shuffled; the last batch may be smaller."""
+        return self._loader(self._split("train", "put images in train/"), shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Example]:
-        """The validation pictures, in order."""
-        return self._loader(self._split("val", "put pictures in val/"))
+        """The validation images, in order."""
+        return self._loader(self._split("val", "put images in val/"))
 
     def test_dataloader(self) -> DataLoader[Example]:
-        """The test pictures, in order."""
-        remedy = "put pictures in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
+        """The test images, in order."""
+        remedy = "put images in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
         return self._loader(self._split("test", remedy))
 
     def predict_dataloader(self) -> DataLoader[Example]:
-        """The pictures under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
+        """The images under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
         if self.root is None:
-            raise InputError("--data.root is not given; expected the picture or folder to predict; give --data.root PATH")
-        samples = [Sample(path, NO_LABEL) for path in list_pictures(self.root)]
+            raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
+        samples = [Sample(path, NO_LABEL) for path in list_images(self.root)]
         preprocessing = self.preprocessing
         dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
         return self._loader(dataset)
@@ -83,11 +95,11 @@ class ImageData(LightningDataModule):
     def _split(self, name: str, remedy: str) -> ImageDataset:
         if name not in self.splits:
             found = ", ".join(self.splits) or "none"
-            raise InputError(f"{type(self).__name__} has no {name} pictures (splits: {found}); {remedy}")
+            raise InputError(f"{type(self).__name__} has no {name} images (splits: {found}); {remedy}")
         return self.splits[name]
 
     def _loader(self, dataset: ImageDataset, *, shuffle: bool = False) -> DataLoader[Example]:
-        num_workers = min(self.num_workers, math.ceil(len(dataset) / self.batch_size))  # one picture, one process
+        num_workers = min(self.num_workers, math.ceil(len(dataset) / self.batch_size))  # one image, one process
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

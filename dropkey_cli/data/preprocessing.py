@@ -17,14 +17,14 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures reach the model; the same numbers in training, validation and prediction.
+    """How images reach the model; the same numbers in training, validation and prediction.
 
     Args:
         image_size: Height and width of the model's input, in pixels.
         mean: Mean of red, green and blue that is subtracted, for values in [0, 1].
         std: Standard deviation of red, green and blue to divide by, for values in [0, 1].
-        interpolation: How pictures are resized: bicubic, bilinear, nearest, lanczos, box or hamming.
-        crop_pct: Share of the resized picture's shorter side that the centre crop keeps (evaluation only).
+        interpolation: How images are resized: bicubic, bilinear, nearest, lanczos, box or hamming.
+        crop_pct: Share of the resized image's shorter side that the centre crop keeps (evaluation only).
 
     Raises:
         InputError: If one of the values cannot work.
@@ -81,7 +81,7 @@ def train_transform(
 
     Args:
         preprocessing: The model's preprocessing; ``crop_pct`` plays no part here.
-        crop_scale: Smallest and largest share of the picture's area that a crop covers, in (0, 1].
+        crop_scale: Smallest and largest share of the image's area that a crop covers, in (0, 1].
         hflip: Probability of mirroring left and right, in [0, 1].
 
     Returns:

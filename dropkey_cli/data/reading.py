@@ -1,4 +1,4 @@
-"""Finds picture files and reads each as 8-bit RGB, the way a viewer would show it."""
+"""Finds image files and reads each as 8-bit RGB, the way a viewer would show it."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from dropkey_cli.errors import InputError
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture in a file as 8-bit RGB: EXIF rotation applied, transparency on white, 16-bit grey scaled down.
+    """The image in a file as 8-bit RGB: EXIF rotation applied, transparency on white, 16-bit grey scaled down.
 
     Args:
         path: The file.
@@ -49,8 +49,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a file name says that it is a picture: a known extension in any case, and not hidden.
+def is_image_file(path: str | Path) -> bool:
+    """Whether a file name says that it is an image: a known extension in any case, and not hidden.
 
     Args:
         path: The file; only its name is looked at.
@@ -59,27 +59,27 @@ def is_picture(path: str | Path) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
 
 
-def list_pictures(root: str | Path) -> list[str]:
-    """The pictures that a path stands for: the file itself, or all in a folder and its sub-folders, sorted.
+def list_images(root: str | Path) -> list[str]:
+    """The images that a path stands for: the file itself, or all in a folder and its sub-folders, sorted.
 
     Args:
         root: A file of any extension, or a folder; hidden files and folders in it are skipped.
 
     Raises:
-        InputError: If the path does not exist or the folder holds no picture.
+        InputError: If the path does not exist or the folder holds no image.
     """
     root = Path(root).expanduser()
     if root.is_file():
         return [str(root)]
     if not root.is_dir():
-        raise InputError(f"--data.root {str(root)!r} does not exist; expected a picture or a folder; check the path")
+        raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
     found: list[Path] = []
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if is_picture(name)]
+        found += [Path(folder, name) for name in names if is_image_file(name)]
     if not found:
         raise InputError(
-            f"--data.root {str(root)!r} holds no pictures; expected files ending in {', '.join(IMG_EXTENSIONS)}; "
+            f"--data.root {str(root)!r} holds no images; expected files ending in {', '.join(IMG_EXTENSIONS)}; "
             "check the path, or name one file"
         )
     return [str(path) for path in sorted(found)]

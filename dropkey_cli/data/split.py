@@ -1,4 +1,4 @@
-"""Splits a data set class by class, so that every part has pictures of every class."""
+"""Splits a data set class by class, so that every part has images of every class."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence

@@ -45,7 +45,8 @@ def image_config(model_name: str) -> ImageConfig:
     """The images that ``model_name`` was made for."""
     config = pretrained_config(model_name)
     size = config.test_input_size if not config.input_size else config.input_size
-    return ImageConfig(max(size[1:]), tuple(config.mean), tuple(config.std), config.interpolation, config.crop_pct)
+    (red, green, blue), (red_std, green_std, blue_std) = config.mean, config.std
+    return ImageConfig(max(size[1:]), (red, green, blue), (red_std, green_std, blue_std), config.interpolation, config.crop_pct)
 
 
 def create_model(
@@ -93,7 +94,7 @@ def _with_image_size(model_name: str, arguments: dict[str, Any], image_size: int
         if "img_size" not in str(error):
             return sized  # another argument is wrong: the caller finds and says so
         return arguments
-    except Exception:  # noqa: BLE001 - whatever a constructor raises is reported by the caller's attempt
+    except Exception:  # whatever a constructor raises is reported by the caller's attempt
         return sized
     return sized
 
@@ -118,8 +119,8 @@ def _check_weights(model_name: str, config: PretrainedCfg) -> None:
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
     if reason:
         raise InputError(
-            f"the pretrained weights of {model_name} ({config.hf_hub_id}) are not in the cache {constants.HF_HUB_CACHE} and cannot "
-            f"be fetched ({reason}): connect once, point HF_HOME to a filled cache, or train from scratch with "
+            f"the pretrained weights of {model_name} ({config.hf_hub_id}) are not in the cache {constants.HF_HUB_CACHE} and "
+            f"cannot be fetched ({reason}): connect once, point HF_HOME to a filled cache, or train from scratch with "
             "--model.pretrained false"
         )
 
@@ -133,6 +134,6 @@ def _unreachable(address: str) -> str | None:
     """Why ``address`` does not answer within a second; None if it does."""
     try:
         get_session().head(address, timeout=1)
-    except Exception as error:  # noqa: BLE001 - every kind of network trouble means the same here
+    except Exception as error:  # every kind of network trouble means the same here
         return f"{address} does not answer: {type(error).__name__}"
     return None

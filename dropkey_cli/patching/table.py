@@ -9,7 +9,9 @@ from dropkey_cli.patching.apply import DropKeyPlan
 def print_table(plan: DropKeyPlan) -> None:
     """Print `layer_table`; in a file or pipe, as wide as it needs to be."""
     console = Console()
-    console.print(layer_table(plan), width=console.width if console.is_terminal else 160)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(layer_table(plan))
 
 
 def layer_table(plan: DropKeyPlan) -> Table:

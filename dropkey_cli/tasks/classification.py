@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -16,8 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
-from dropkey_cli.models.factory import create_model
+from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
+from dropkey_cli.patching.table import ratio_summary
 
 IMAGES_PER_BASE_STEP = 256
 BASE_LR = 5e-4
@@ -111,7 +112,8 @@ class Classification(LightningModule):
 
     def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """Class probabilities (B, K)."""
-        return self(batch["image"]).float().softmax(-1)
+        logits: Tensor = self(batch["image"])
+        return logits.float().softmax(-1)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
@@ -127,6 +129,7 @@ class Classification(LightningModule):
         """AdamW with layer-wise learning rates, and timm's cosine schedule per step."""
         steps = int(self.trainer.estimated_stepping_batches)
         lr = self.learning_rate
+        assert self.network is not None, "configure_model comes first"
         layer_decay = self.layer_decay if self.layer_decay < 1 else None
         optimizer = create_optimizer_v2(
             self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay
@@ -149,6 +152,21 @@ class Classification(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         images = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
+
+    def plan_lines(self) -> list[tuple[str, str]]:
+        """What a user should know before training, as (name, text): network, weights, DropKey, learning rate."""
+        assert self.network is not None, "configure_model comes first"
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        weights = describe_weights(self.model_name) if self.pretrained else "from scratch"
+        lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters, {weights}")]
+        size = self.trainer.datamodule.preprocessing.image_size  # type: ignore[attr-defined]  # Lightning sets it
+        native = image_config(self.model_name).image_size
+        if self.pretrained and size != native:
+            lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
+        dropkey = "none" if self.dropkey_plan is None else ratio_summary(self.dropkey_plan)
+        optimizer = f"AdamW, lr {self.learning_rate:.3g}, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}"
+        best = "the checkpoint with the highest val/balanced_acc, the mean over classes (val/acc1 where they are even)"
+        return [*lines, ("DropKey", dropkey), ("optimizer", optimizer), ("best", best)]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: ANN401 - timm's schedulers are not torch's
         """Timm's schedulers count steps themselves."""
@@ -184,10 +202,11 @@ class Classification(LightningModule):
 
 
 def _metrics(stage: str, num_classes: int) -> MetricCollection:
-    """acc1 (and acc5 where there are more than 5 classes), and balanced_acc: the mean over classes, equal to acc1 on even ones."""
+    """acc1, acc5 where there are more than 5 classes, and balanced_acc: the mean over classes, acc1 where they are even."""
     metrics = {"acc1": MulticlassAccuracy(num_classes, average="micro")}
     if stage != "train":
         metrics["balanced_acc"] = MulticlassAccuracy(num_classes, average="macro")
         if num_classes > 5:
             metrics["acc5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-    return MetricCollection(metrics, prefix=f"{stage}/")  # type: ignore[arg-type]  # a dict of one Metric subclass
+    # compute_groups merges metrics whose states agree after the first batch, such as acc1 and acc5 of 32 easy images.
+    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)  # type: ignore[arg-type]  # one Metric subclass

@@ -8,8 +8,8 @@ MakePictures = Callable[[Mapping[str, int]], str]
 
 
 @pytest.fixture
-def make_pictures(tmp_path: Path) -> MakePictures:
-    """Writes {"folder": number of pictures} under one root and gives the root; every picture has its own colour."""
+def make_images(tmp_path: Path) -> MakePictures:
+    """Writes {"folder": number of images} under one root and gives the root; every image has its own colour."""
     colours = iter(range(1, 1 << 24, 4099))
 
     def make(counts: Mapping[str, int]) -> str:
@@ -17,8 +17,8 @@ def make_pictures(tmp_path: Path) -> MakePictures:
             (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 colour = next(colours)
-                picture = Image.new("RGB", (12, 10), (colour >> 16, (colour >> 8) & 255, colour & 255))
-                picture.save(tmp_path / "root" / folder / f"{number:03d}.png")
+                image = Image.new("RGB", (12, 10), (colour >> 16, (colour >> 8) & 255, colour & 255))
+                image.save(tmp_path / "root" / folder / f"{number:03d}.png")
         return str(tmp_path / "root")
 
     return make

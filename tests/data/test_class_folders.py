@@ -12,7 +12,7 @@ def folders(root: Path, *names: str) -> str:
     return str(root)
 
 
-def pictures(root: Path, *names: str) -> Path:
+def images(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
@@ -25,7 +25,7 @@ def test_find_splits_knows_the_names_of_the_validation_folder(tmp_path: Path, va
     assert find_splits(root) == {"train": tmp_path / "train", "val": tmp_path / val, "test": tmp_path / "test"}
 
 
-def test_find_splits_takes_class_folders_as_training_pictures(tmp_path: Path) -> None:
+def test_find_splits_takes_class_folders_as_training_images(tmp_path: Path) -> None:
     assert find_splits(folders(tmp_path, "cat", "dog", ".cache")) == {"train": tmp_path}
 
 
@@ -39,31 +39,31 @@ def test_find_splits_refuses_what_is_no_such_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing' does not exist; expected ROOT/train/CLASS"):
         find_splits(str(tmp_path / "missing"))
     with pytest.raises(InputError, match=r"a\.jpg' is a file, not a folder; expected ROOT/train/CLASS"):
-        find_splits(str(pictures(tmp_path, "a.jpg") / "a.jpg"))
+        find_splits(str(images(tmp_path, "a.jpg") / "a.jpg"))
     with pytest.raises(InputError, match=r"has both val/ and validation/; expected one val folder"):
         find_splits(folders(tmp_path / "both", "train", "val", "validation"))
     with pytest.raises(InputError, match=r"has val/ but no train/ \(found: training/, val/\); .*rename"):
         find_splits(folders(tmp_path / "mixed", "training", "val"))
 
 
-def test_list_samples_finds_nested_visible_pictures_in_path_order(tmp_path: Path) -> None:
+def test_list_samples_finds_nested_visible_images_in_path_order(tmp_path: Path) -> None:
     root = tmp_path / ".data"  # a hidden folder above the root hides nothing
-    pictures(root, "b/2.JPG", "b/deep/er/1.png", "a/1.png", "a/._1.png", "a/.cache/x.png", "a/notes.txt")
+    images(root, "b/2.JPG", "b/deep/er/1.png", "a/1.png", "a/._1.png", "a/.cache/x.png", "a/notes.txt")
     found = [(sample.path.removeprefix(f"{root}/"), sample.label) for sample in list_samples(root, ["b", "a", "none"])]
     assert found == [("a/1.png", 1), ("b/2.JPG", 0), ("b/deep/er/1.png", 0)]
 
 
 def test_list_samples_follows_links(tmp_path: Path) -> None:
-    pictures(tmp_path, "store/cats/1.png")
+    images(tmp_path, "store/cats/1.png")
     (tmp_path / "root").mkdir()
     (tmp_path / "root/cat").symlink_to(tmp_path / "store/cats")
     assert find_classes(tmp_path / "root") == ["cat"]
     assert [sample.label for sample in list_samples(tmp_path / "root", ["cat"])] == [0]
 
 
-def test_list_samples_refuses_pictures_without_class_folders(tmp_path: Path) -> None:
-    pictures(tmp_path, "1.png", "2.png")
-    with pytest.raises(InputError, match=rf"no pictures in the class folders of '{tmp_path}'; expected ROOT/train/CLASS"):
+def test_list_samples_refuses_images_without_class_folders(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png")
+    with pytest.raises(InputError, match=rf"no images in the class folders of '{tmp_path}'; expected ROOT/train/CLASS"):
         list_samples(tmp_path, ["cat", "dog"])
 
 
@@ -98,9 +98,9 @@ def test_check_classes_refuses_one_folder_in_two_splits(tmp_path: Path) -> None:
 def test_check_counts_lists_five_scarce_classes_with_their_counts(tmp_path: Path) -> None:
     names = [f"c{number}" for number in range(8)]
     folders(tmp_path, *names[1:])
-    pictures(tmp_path, "c1/1.png", "c1/2.png", "c2/1.png")
+    images(tmp_path, "c1/1.png", "c1/2.png", "c2/1.png")
     samples = list_samples(tmp_path, names)
-    message = r"6 class\(es\) in .* too few pictures: 'c2' \(1\), 'c3' \(0\), 'c4' \(0\), 'c5' \(0\), 'c6' \(0\), …; "
+    message = r"6 class\(es\) in .* too few images: 'c2' \(1\), 'c3' \(0\), 'c4' \(0\), 'c5' \(0\), 'c6' \(0\), …; "
     with pytest.raises(InputError, match=message):
         check_counts(samples, tmp_path, names, minimum=2)
     check_counts(samples[:2], tmp_path / "c1", names, minimum=2)  # c1 holds no class folder

@@ -18,11 +18,11 @@ PLAIN = eval_transform(Preprocessing(4, (0.0,) * 3, (1.0,) * 3, "nearest", 1.0))
 def samples(tmp_path: Path) -> list[Sample]:
     for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         Image.new("RGB", (6, 5), colour).save(tmp_path / f"{name}.png")
-    (tmp_path / "broken.png").write_bytes(b"no\npicture")
+    (tmp_path / "broken.png").write_bytes(b"no\nimage")
     return [Sample(str(tmp_path / f"{name}.png"), label) for name, label in (("red", 2), ("broken", -1), ("blue", 0))]
 
 
-def test_batch_has_one_entry_per_picture_in_every_field(samples: list[Sample]) -> None:
+def test_batch_has_one_entry_per_image_in_every_field(samples: list[Sample]) -> None:
     dataset = ImageDataset(samples, PLAIN, image_size=4, on_error="record")
     batch = cast(Batch, next(iter(DataLoader(dataset, batch_size=3))))
     assert batch["image"].shape == (3, 3, 4, 4)
@@ -43,13 +43,13 @@ def test_recorded_error_is_one_line(samples: list[Sample]) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_picture_stops_training_and_is_named(samples: list[Sample], num_workers: int) -> None:
+def test_unreadable_image_stops_training_and_is_named(samples: list[Sample], num_workers: int) -> None:
     loader = DataLoader(ImageDataset(samples, PLAIN, image_size=4), batch_size=3, num_workers=num_workers)
     with pytest.raises(InputError, match=r"cannot read '.*broken\.png' \(cannot identify image file.*repair or remove"):
         next(iter(loader))
 
 
-def test_pictures_in_memory_are_not_read_from_disk() -> None:
+def test_images_in_memory_are_not_read_from_disk() -> None:
     images = [Image.new("RGB", (4, 4), "white"), Image.new("RGB", (4, 4), "black")]
     dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, images=images)
     assert [example["image"].mean().item() for example in (dataset[0], dataset[1])] == [1.0, 0.0]

@@ -54,7 +54,7 @@ def test_mean_and_std_are_those_of_the_training_scans(digits: Digits) -> None:
     assert pytest.approx(scans.std(), abs=5e-5) == STD
 
 
-def test_picture_is_the_scan_normalised(digits: Digits) -> None:
+def test_image_is_the_scan_normalised(digits: Digits) -> None:
     example = digits.splits["val"][0]
     scan = load_digits().images[positions(digits, "val")[0]]  # (8, 8), 0..16
     assert example["image"].shape == (3, 8, 8)
@@ -71,7 +71,7 @@ def test_classes_and_preprocessing_are_known_before_setup() -> None:
     assert cast(Batch, next(iter(data.val_dataloader())))["image"].shape == (64, 3, 16, 16)
 
 
-def test_only_training_pictures_are_augmented(digits: Digits) -> None:
+def test_only_training_images_are_augmented(digits: Digits) -> None:
     torch.manual_seed(0)
     train, val = digits.splits["train"], digits.splits["val"]
     assert not torch.equal(train[0]["image"], train[0]["image"])

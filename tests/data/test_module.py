@@ -13,7 +13,7 @@ from dropkey_cli.errors import InputError
 
 
 class Squares(ImageData):
-    """Ten grey pictures for training, four for validation, none for a test."""
+    """Ten grey images for training, four for validation, none for a test."""
 
     reads = 0
 
@@ -39,7 +39,7 @@ def order(loader: object) -> list[int]:
     return [index for batch in cast(list[Batch], loader) for index in batch["index"].tolist()]
 
 
-def test_training_pictures_are_shuffled_and_none_is_dropped() -> None:
+def test_training_images_are_shuffled_and_none_is_dropped() -> None:
     data = Squares()
     data.setup("fit")
     torch.manual_seed(0)
@@ -58,10 +58,10 @@ def test_setup_reads_once_and_never_for_prediction() -> None:
     assert data.reads == 1
 
 
-def test_test_without_test_pictures_says_what_to_do() -> None:
+def test_test_without_test_images_says_what_to_do() -> None:
     data = Squares()
     data.setup("test")
-    with pytest.raises(InputError, match=r"Squares has no test pictures \(splits: train, val\); .*test_fraction .*validate"):
+    with pytest.raises(InputError, match=r"Squares has no test images \(splits: train, val\); .*test_fraction .*validate"):
         data.test_dataloader()
 
 
@@ -77,7 +77,7 @@ def test_prediction_goes_over_all_files_and_records_unreadable_ones(tmp_path: Pa
 
 
 def test_prediction_without_a_path_says_what_to_give() -> None:
-    with pytest.raises(InputError, match=r"--data\.root is not given; expected the picture or folder"):
+    with pytest.raises(InputError, match=r"--data\.root is not given; expected the image or folder"):
         Squares().predict_dataloader()
     with pytest.raises(InputError, match=r"'nowhere' does not exist"):
         Squares("nowhere").predict_dataloader()

@@ -21,30 +21,30 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def test_eval_transform_equals_resize_crop_and_normalise_by_hand() -> None:
-    picture = noise(60, 40)
-    resized = picture.resize((30, 20), Image.Resampling.BICUBIC)  # shorter side 16 / 0.8
+    image = noise(60, 40)
+    resized = image.resize((30, 20), Image.Resampling.BICUBIC)  # shorter side 16 / 0.8
     cropped = np.asarray(resized.crop((7, 2, 23, 18)), dtype=np.float64) / 255
     expected = ((cropped - MEAN) / STD).transpose(2, 0, 1)
-    image = eval_transform(preprocessing())(picture)
-    assert image.shape == (3, 16, 16)
-    assert image.dtype == torch.float32
-    np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
+    transformed = eval_transform(preprocessing())(image)
+    assert transformed.shape == (3, 16, 16)
+    assert transformed.dtype == torch.float32
+    np.testing.assert_allclose(transformed.numpy(), expected, atol=1e-5)
 
 
-def test_eval_transform_leaves_a_picture_of_the_right_size_as_it_is() -> None:
-    picture = noise(16, 16)
+def test_eval_transform_leaves_an_image_of_the_right_size_as_it_is() -> None:
+    image = noise(16, 16)
     plain = preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0)
-    image = eval_transform(plain)(picture)
-    np.testing.assert_allclose(image.numpy().transpose(1, 2, 0) * 255, np.asarray(picture), atol=1e-4)
+    transformed = eval_transform(plain)(image)
+    np.testing.assert_allclose(transformed.numpy().transpose(1, 2, 0) * 255, np.asarray(image), atol=1e-4)
 
 
 def test_train_transform_flips_and_crops_only_as_told() -> None:
-    picture = noise(16, 16)
+    image = noise(16, 16)
     whole = (1.0, 1.0)
-    plain = eval_transform(preprocessing(crop_pct=1.0))(picture)
-    assert torch.equal(train_transform(preprocessing(), crop_scale=whole, hflip=1.0)(picture), plain.flip(2))
-    assert torch.equal(train_transform(preprocessing(), crop_scale=whole, hflip=0.0)(picture), plain)
-    assert not torch.equal(train_transform(preprocessing(), crop_scale=(0.3, 0.4), hflip=0.0)(picture), plain)
+    plain = eval_transform(preprocessing(crop_pct=1.0))(image)
+    assert torch.equal(train_transform(preprocessing(), crop_scale=whole, hflip=1.0)(image), plain.flip(2))
+    assert torch.equal(train_transform(preprocessing(), crop_scale=whole, hflip=0.0)(image), plain)
+    assert not torch.equal(train_transform(preprocessing(), crop_scale=(0.3, 0.4), hflip=0.0)(image), plain)
 
 
 def test_train_transform_uses_the_interpolation_of_the_model() -> None:

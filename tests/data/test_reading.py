@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dropkey_cli.data.reading import is_picture, list_pictures, load_image
+from dropkey_cli.data.reading import is_image_file, list_images, load_image
 from dropkey_cli.errors import InputError
 
 
@@ -15,7 +15,7 @@ def save(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
-def test_load_image_turns_the_picture_as_exif_says(tmp_path: Path, name: str) -> None:
+def test_load_image_turns_the_image_as_exif_says(tmp_path: Path, name: str) -> None:
     red_left = Image.new("RGB", (64, 32), "blue")
     red_left.paste("red", (0, 0, 32, 32))
     exif = Image.Exif()
@@ -23,10 +23,10 @@ def test_load_image_turns_the_picture_as_exif_says(tmp_path: Path, name: str) ->
     red_left.save(tmp_path / name, exif=exif)
     with Image.open(tmp_path / name) as stored:
         assert stored.getexif().get(0x0112) == 6
-    picture = np.asarray(load_image(tmp_path / name)).astype(int)
-    assert picture.shape == (64, 32, 3)
-    np.testing.assert_allclose(picture[8, 16], (255, 0, 0), atol=8)
-    np.testing.assert_allclose(picture[56, 16], (0, 0, 255), atol=8)
+    image = np.asarray(load_image(tmp_path / name)).astype(int)
+    assert image.shape == (64, 32, 3)
+    np.testing.assert_allclose(image[8, 16], (255, 0, 0), atol=8)
+    np.testing.assert_allclose(image[56, 16], (0, 0, 255), atol=8)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
@@ -34,9 +34,9 @@ def test_load_image_scales_16_bit_grey(tmp_path: Path, name: str) -> None:
     grey = np.array([[0, 256, 32896, 65535]], dtype=np.uint16)
     Image.fromarray(grey).save(tmp_path / name)
     expected = np.rint(grey / 65535 * 255)
-    picture = load_image(tmp_path / name)
-    assert picture.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(picture)[..., 1], expected)  # 0, 1, 128, 255
+    image = load_image(tmp_path / name)
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image)[..., 1], expected)  # 0, 1, 128, 255
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_load_image_puts_transparency_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_load_image_gives_rgb_for_every_mode(tmp_path: Path, mode: str) -> None:
     Image.new("RGB", (4, 4), "white").convert(mode).save(tmp_path / "a.tif")
-    picture = load_image(tmp_path / "a.tif")
-    assert picture.mode == "RGB"
-    assert np.asarray(picture).min() == 255
+    image = load_image(tmp_path / "a.tif")
+    assert image.mode == "RGB"
+    assert np.asarray(image).min() == 255
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"half"])
+@pytest.mark.parametrize("content", [b"", b"not an image", b"half"])
 def test_load_image_raises_os_error_for_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.png"
     Image.effect_noise((64, 64), 50).save(path)
@@ -93,37 +93,37 @@ def test_load_image_turns_what_decoders_raise_into_os_error(tmp_path: Path, monk
         load_image(tmp_path / "big.png")
 
 
-def test_is_picture_knows_extensions_in_any_case_and_skips_hidden_files() -> None:
-    assert is_picture("a/b.JPG")
-    assert is_picture(".hidden/b.webp")  # only the name counts
-    assert not is_picture("a/._b.jpg")
-    assert not is_picture("a/b.txt")
+def test_is_image_file_knows_extensions_in_any_case_and_skips_hidden_files() -> None:
+    assert is_image_file("a/b.JPG")
+    assert is_image_file(".hidden/b.webp")  # only the name counts
+    assert not is_image_file("a/._b.jpg")
+    assert not is_image_file("a/b.txt")
 
 
-def test_list_pictures_searches_sub_folders_in_order(tmp_path: Path) -> None:
+def test_list_images_searches_sub_folders_in_order(tmp_path: Path) -> None:
     expected = [save(tmp_path / name) for name in ("a.png", "b/1.PNG", "b/c/2.jpg", "d.bmp")]
     for name in (".e.png", ".git/f.png", "b/.cache/g.png"):
         save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
-    assert list_pictures(tmp_path) == [str(path) for path in expected]
+    assert list_images(tmp_path) == [str(path) for path in expected]
 
 
-def test_list_pictures_follows_links_to_folders(tmp_path: Path) -> None:
+def test_list_images_follows_links_to_folders(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere/a.png")
     (tmp_path / "root").mkdir()
     (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
-    assert list_pictures(tmp_path / "root") == [str(tmp_path / "root/link/a.png")]
+    assert list_images(tmp_path / "root") == [str(tmp_path / "root/link/a.png")]
 
 
-def test_list_pictures_takes_a_named_file_of_any_extension(tmp_path: Path) -> None:
+def test_list_images_takes_a_named_file_of_any_extension(tmp_path: Path) -> None:
     path = tmp_path / "upload.dat"
     path.write_bytes(b"")
-    assert list_pictures(path) == [str(path)]
+    assert list_images(path) == [str(path)]
 
 
-def test_list_pictures_refuses_what_holds_no_pictures(tmp_path: Path) -> None:
+def test_list_images_refuses_what_holds_no_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing' does not exist; .*check the path"):
-        list_pictures(tmp_path / "missing")
+        list_images(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty' holds no pictures; expected files ending in \.jpg"):
-        list_pictures(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"empty' holds no images; expected files ending in \.jpg"):
+        list_images(tmp_path / "empty")

@@ -42,9 +42,7 @@ NETWORKS = {
     "swin_tiny_patch4_window7_224": Network(
         {"WindowAttention": 12}, 112, {"img_size": 112, "embed_dim": 12, "drop_path_rate": 0.0}
     ),
-    "swinv2_tiny_window8_256": Network(
-        {"WindowAttention": 12}, 128, {"img_size": 128, "embed_dim": 12, "drop_path_rate": 0.0}
-    ),
+    "swinv2_tiny_window8_256": Network({"WindowAttention": 12}, 128, {"img_size": 128, "embed_dim": 12, "drop_path_rate": 0.0}),
     # Stages of 4 (outlook: no keys), 4, 8, 2 blocks, then two class blocks
     "volo_d1_224": Network({"Attention": 14, "ClassAttention": 2}, 64, {"img_size": 64}),
     "cait_xxs24_224": Network({"TalkingHeadAttn": 24, "ClassAttn": 2}, options=NARROW),
@@ -162,7 +160,9 @@ def test_padding_of_naflexvit_stays_unseen() -> None:
     model = copy.deepcopy(pristine("naflexvit_base_patch16_gap"))
     patches, valid = torch.randn(2, 12, 768), torch.ones(2, 12, dtype=torch.bool)
     valid[:, 5:] = False
-    coordinates = torch.stack(torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij"), -1).view(1, 12, 2).expand(2, 12, 2)
+    coordinates = (
+        torch.stack(torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij"), -1).view(1, 12, 2).expand(2, 12, 2)
+    )
     inputs = {"patches": patches, "patch_coord": coordinates, "patch_valid": valid}
     # Its dict of patches needs values (the grid sizes), which the meta device has not: it is discovered on images.
     plan = apply_dropkey(model, DropKeySettings(ratio=0.9, schedule="constant"), example_inputs=(torch.zeros(2, 3, 48, 64),))

@@ -1,0 +1,34 @@
+"""``dropkey fit --help``: the options of our own, without Lightning's several hundred lines."""
+
+from jsonargparse import ArgumentParser
+from jsonargparse._util import import_object
+
+MORE = """
+Options are written --name value; in a YAML file for --config, model.lr becomes a lr under model.
+Further Trainer options, e.g. --trainer.devices 2, --trainer.precision bf16-mixed, --trainer.callbacks: --help_all lists them.
+--print_config prints the whole configuration as YAML. Another data set or task: --data CLASS_PATH, --model CLASS_PATH.
+"""
+
+
+def print_help(command: str, *, task: str, data: str) -> None:
+    """Print the options of a Trainer command that people use.
+
+    Args:
+        command: fit, validate, test or predict.
+        task: Class path of the LightningModule whose options are shown.
+        data: Class path of the LightningDataModule whose options are shown.
+    """
+    parser = ArgumentParser(prog=f"dropkey {command}", description=f"dropkey {command}: the common options.", add_help=False)
+    parser.add_argument("--config", help="YAML file with options; several are merged, the command line wins.")
+    if command == "fit":
+        parser.add_argument("--name", help="Folder of the run under runs/ (default: the model's name).")
+        parser.add_argument("--trainer.max_epochs", default=20, help="Passes over the training images.")
+    parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
+    parser.add_argument("--ckpt_path", help="Checkpoint file, run folder, or best or last of the newest run.")
+    if command == "predict":
+        parser.add_argument("--output", default="predictions.csv", help="CSV file; an earlier one is kept as NAME.1.csv.")
+        parser.add_argument("--top_k", default=5, help="Number of classes per row.")
+    parser.add_class_arguments(import_object(task), "model")
+    parser.add_class_arguments(import_object(data), "data")
+    parser.print_help()
+    print(MORE, end="")

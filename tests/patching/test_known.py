@@ -1,0 +1,46 @@
+import importlib
+
+import pytest
+import timm
+from torch import nn
+
+from dropkey_cli.patching.known import KNOWN, class_name, rule_for
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_known_name_is_a_module_class_of_the_installed_libraries(name: str) -> None:
+    module, _, cls = name.rpartition(".")
+    found = getattr(importlib.import_module(module), cls)
+    assert issubclass(found, nn.Module)
+    assert class_name(found) == name
+    assert rule_for(found) is KNOWN[name]
+
+
+def test_refused_classes_say_why_and_the_others_need_not() -> None:
+    for name, rule in KNOWN.items():
+        assert bool(rule.why) == (rule.kind == "refuse"), name
+
+
+def test_subclass_takes_the_rule_of_its_nearest_known_parent() -> None:
+    class Mine(timm.models.beit.Attention):
+        pass
+
+    class MineToo(nn.MultiheadAttention):
+        pass
+
+    assert rule_for(Mine) is KNOWN["timm.models.beit.Attention"]
+    assert rule_for(MineToo) is KNOWN["torch.nn.modules.activation.MultiheadAttention"]
+
+
+def test_unknown_class_has_no_rule() -> None:
+    class Attention(nn.Module):
+        pass
+
+    assert rule_for(Attention) is None
+    assert rule_for(nn.Linear) is None
+
+
+def test_modules_that_renormalise_or_subtract_maps_share_their_mask() -> None:
+    sharing = {name.rpartition(".")[2] for name, rule in KNOWN.items() if rule.share_mask}
+    assert sharing == {"GPSA", "DiffAttention", "DiffParallelScalingBlock"}
+    assert [name for name, rule in KNOWN.items() if rule.keep_empty_rows] == ["timm.models.convit.GPSA"]

@@ -149,7 +149,9 @@ class RunCLI(LightningCLI):
         options = self.config_init[self.command]
         if self.command == "fit":
             if not config.get("fast_dev_run"):
-                self.folder = claim_run_folder(options.name or _model_name(options), claim=rank_zero_only.rank == 0)
+                self.folder = claim_run_folder(
+                    options.name or _model_name(options), claim=getattr(rank_zero_only, "rank", 0) == 0
+                )
                 config["default_root_dir"] = str(self.folder)
                 config["logger"] = _loggers(config.get("logger"), self.folder)
             callbacks = [*callbacks, *self._fit_callbacks(config)]

@@ -119,7 +119,15 @@ class Classification(LightningModule):
         logits, labels = self(batch["image"]), batch["label"]
         training = stage == "train"
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
-        self.log(f"{stage}/loss", loss, on_step=training, on_epoch=not training, prog_bar=True, batch_size=len(labels))
+        self.log(
+            f"{stage}/loss",
+            loss,
+            on_step=training,
+            on_epoch=not training,
+            prog_bar=True,
+            batch_size=len(labels),
+            sync_dist=not training,
+        )
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True)  # type: ignore[arg-type]  # likewise

@@ -27,7 +27,7 @@ COPY . /src
 RUN pip install --no-cache-dir --no-deps --no-build-isolation /src
 
 FROM base
-# No compiler: torch.compile and Triton kernels need one at run time; without it dropkey computes its masks eagerly and says so
+# No compiler in here: only torch.compile would need one
 COPY --from=builder /opt/venv /opt/venv
 COPY configs /work/configs
 # Writable by everyone (sticky, as /tmp), since --user may be any uid

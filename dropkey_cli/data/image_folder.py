@@ -26,6 +26,7 @@ class ImageFolder(ImageData):
         std: Standard deviation of red, green and blue, for values in [0, 1].
         interpolation: How images are resized, e.g. ``bicubic``.
         crop_pct: Share of the resized image that the centre crop keeps in evaluation.
+        crop_mode: What evaluation does with an image that is not square: center, squash or border.
         crop_scale: Smallest and largest share of the area that a training crop covers.
         hflip: Probability of mirroring a training image left and right.
         batch_size: Images per step and device.
@@ -45,6 +46,7 @@ class ImageFolder(ImageData):
         std: tuple[float, float, float] | None = None,
         interpolation: str | None = None,
         crop_pct: float | None = None,
+        crop_mode: str | None = None,
         crop_scale: tuple[float, float] = (0.35, 1.0),
         hflip: float = 0.5,
         batch_size: int = 64,
@@ -60,6 +62,7 @@ class ImageFolder(ImageData):
         self.std = std
         self.interpolation = interpolation
         self.crop_pct = crop_pct
+        self.crop_mode = crop_mode
         self.crop_scale = crop_scale
         self.hflip = hflip
 
@@ -79,7 +82,7 @@ class ImageFolder(ImageData):
                 f"{', '.join(missing)} not given and not known from the model; "
                 f"give {', '.join('--data.' + name for name in missing)}"
             )
-        return Preprocessing(size, mean, std, interpolation, crop_pct)
+        return Preprocessing(size, mean, std, interpolation, crop_pct, self.crop_mode or "center")
 
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""

@@ -12,6 +12,7 @@ from dropkey_cli.errors import InputError, did_you_mean
 
 Transform = Callable[[Image.Image], Tensor]
 
+CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
@@ -25,6 +26,8 @@ class Preprocessing:
         std: Standard deviation of red, green and blue to divide by, for values in [0, 1].
         interpolation: How images are resized: bicubic, bilinear, nearest, lanczos, box or hamming.
         crop_pct: Share of the resized image's shorter side that the centre crop keeps (evaluation only).
+        crop_mode: What evaluation does with an image that is not square: center crops the middle, squash distorts it,
+            border adds a border.
 
     Raises:
         InputError: If one of the values cannot work.
@@ -35,6 +38,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str
     crop_pct: float
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         """Check the values where they enter."""
@@ -49,6 +53,10 @@ class Preprocessing:
             raise InputError(
                 f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}; "
                 f"give --data.interpolation bicubic{did_you_mean(self.interpolation, INTERPOLATIONS)}"
+            )
+        if self.crop_mode not in CROP_MODES:
+            raise InputError(
+                f"crop_mode is {self.crop_mode!r}; expected one of {', '.join(CROP_MODES)}; give --data.crop_mode center"
             )
         if not 0 < self.crop_pct <= 2:  # a few timm models resize to less than the crop: 1.14 exists, 87.5 is a mistake
             raise InputError(f"crop_pct is {self.crop_pct!r}; expected a share such as 0.9; give --data.crop_pct")
@@ -70,6 +78,7 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
         mean=preprocessing.mean,
         std=preprocessing.std,
         crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
     )
     return cast(Transform, transform)
 

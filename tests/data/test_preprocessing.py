@@ -73,3 +73,13 @@ def test_train_transform_refuses_values_that_cannot_work() -> None:
         train_transform(preprocessing(), crop_scale=(0.5, 0.2))
     with pytest.raises(InputError, match=r"hflip is 1.5; expected a probability"):
         train_transform(preprocessing(), hflip=1.5)
+
+
+def test_squash_keeps_the_whole_of_an_oblong_image() -> None:
+    image = Image.new("RGB", (32, 16), "black")
+    image.paste((255, 255, 255), (0, 0, 4, 16))  # the left eighth, which a centre crop loses
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}
+    assert eval_transform(preprocessing(**plain, crop_mode="center"))(image).max() == 0
+    assert eval_transform(preprocessing(**plain, crop_mode="squash"))(image).max() == 1
+    with pytest.raises(InputError, match="'middle'; expected one of center, squash, border"):
+        preprocessing(crop_mode="middle")

@@ -15,13 +15,14 @@ from dropkey_cli.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """The images that a network's weights were trained on: side length in pixels, statistics, resizing, crop share."""
+    """The images that a network's weights were trained on: side length in pixels, statistics, resizing, crop."""
 
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
     crop_pct: float
+    crop_mode: str
 
 
 def pretrained_config(model_name: str) -> PretrainedCfg:
@@ -45,8 +46,8 @@ def image_config(model_name: str) -> ImageConfig:
     """The images that ``model_name`` was made for."""
     config = pretrained_config(model_name)
     size = config.test_input_size if not config.input_size else config.input_size
-    (red, green, blue), (red_std, green_std, blue_std) = config.mean, config.std
-    return ImageConfig(max(size[1:]), (red, green, blue), (red_std, green_std, blue_std), config.interpolation, config.crop_pct)
+    mean, std = ((red, green, blue) for red, green, blue in (config.mean, config.std))
+    return ImageConfig(max(size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
 
 
 def create_model(

@@ -45,9 +45,8 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
 def image_config(model_name: str) -> ImageConfig:
     """The images that ``model_name`` was made for."""
     config = pretrained_config(model_name)
-    size = config.test_input_size if not config.input_size else config.input_size
     mean, std = ((red, green, blue) for red, green, blue in (config.mean, config.std))
-    return ImageConfig(max(size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
+    return ImageConfig(max(config.input_size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
 
 
 def create_model(
@@ -69,7 +68,7 @@ def create_model(
     arguments = {"num_classes": num_classes, **(model_args or {})}
     if "img_size" in arguments:
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
-    if config.input_size is None or image_size != config.input_size[-1]:
+    if image_size != max(config.input_size[1:]):
         arguments = _with_image_size(model_name, arguments, image_size)
     _build_without_weights(model_name, arguments)
     if pretrained:

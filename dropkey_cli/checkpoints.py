@@ -6,6 +6,7 @@ from typing import Any
 from dropkey_cli.errors import InputError
 
 RUNS = Path("runs")
+_NEEDED = {"config", "preprocessing", "class_names"}
 
 
 def claim_run_folder(name: str, *, claim: bool = True) -> Path:
@@ -20,7 +21,10 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
     parent = RUNS / name
     if not claim:
         return parent
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"cannot make the run folder {str(parent)!r} ({error}): give another --name") from error
     number = 1 + max((_version(folder) for folder in parent.iterdir()), default=-1)
     while True:
         folder = parent / f"version_{number}"
@@ -77,7 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is no checkpoint that can be loaded safely ({first_line}): give one that dropkey fit wrote"
         ) from error
     description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
-    if not isinstance(description, dict):
+    if not isinstance(description, dict) or not _NEEDED <= description.keys():
         raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
     return description
 

@@ -21,18 +21,25 @@ class DropRatioMonitor(Callback):
         if plan is not None and trainer.is_global_zero:
             print_table(plan)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here; a resumed run starts at a later step."""
+        self._logged_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Log at the trainer's interval."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # Lightning sets it
+        """Log at the trainer's interval, once per optimizer step (with accumulated gradients a step has several batches)."""
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it; 0 logs nothing
+        if interval > 0 and trainer.global_step % interval == 0:
             self._log(trainer, _plan(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the steps after the last interval."""
-        self._log(trainer, _plan(pl_module))
+        if trainer.log_every_n_steps > 0:  # type: ignore[attr-defined]  # Lightning sets it
+            self._log(trainer, _plan(pl_module))
 
     def _log(self, trainer: Trainer, plan: DropKeyPlan | None) -> None:
-        if plan is None:
+        if plan is None or trainer.global_step == self._logged_step:
             return
+        self._logged_step = trainer.global_step
         counts = torch.stack([state.counts for state in plan.states])  # (L, 2)
         for state in plan.states:
             state.counts = torch.zeros_like(state.counts)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -16,6 +17,7 @@ _UNKNOWN = re.compile(
 )
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_NO_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s+(module .* has no attribute .*|No module named .*)")
 _GIVEN = re.compile(r"(?:Given value: |Got value: )(.*)")
 _PLAIN_TYPES = {"NoneType": "null", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 _EXPECTED = re.compile(r"Expected an? (?:<class ')?([^\n]+?)(?:'>)?(?:\. Got value.*)?$", re.MULTILINE)
@@ -31,14 +33,21 @@ def explain(message: str, parser: ArgumentParser) -> str:
     prefix = ".".join(_KEY.findall(message))
     if unknown := _UNKNOWN.search(message):
         return _explain_unknown(unknown.groupdict(), prefix, message, parser)
-    if missing := re.search(r"File does not exist: '(.*)'", message):
-        return f"--{prefix} {missing[1]!r} does not exist: check the path"
+    if missing := re.search(r"File does not exist: '(.*)'|Path is not a file: '(.*)'", message):
+        trouble = "does not exist" if missing[1] else "is not a file"
+        return f"--{prefix} {missing[1] or missing[2]!r} {trouble}: check the path"
+    if broken := _NO_CLASS.search(message):
+        module, _, name = broken[1].rpartition(".")
+        near = did_you_mean(name, vars(sys.modules[module])) if module in sys.modules else ""
+        return f"{prefix} {broken[1]!r} cannot be imported ({broken[2]}){near}"
     if "argument expected" in message or "expected one argument" in message:
         return f"{message.removeprefix('argument ')}; write it as --option value"
     given = _GIVEN.search(message)
     if prefix and given:
         expected = _EXPECTED.findall(message[: given.end()])
         innermost = expected[-_innermost_alternatives(message) :]
+        if prefix in ("model", "data"):  # "Not a valid subclass" stands where other types say what they expect
+            innermost = ["dot import path"]
         return f"{prefix} {given[1]!r} is not valid: expected {' or '.join(map(_plain_type, innermost))}"
     return " ".join(message.split())
 

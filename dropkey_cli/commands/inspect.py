@@ -23,7 +23,7 @@ def inspect(words: list[str]) -> None:
     """
     options = _parser().parse_args(words)
     settings: DropKeySettings = _parser().instantiate(options).dropkey
-    size = options.image_size or image_config(options.model).image_size
+    size = image_config(options.model).image_size if options.image_size is None else options.image_size
     with torch.device("meta"):
         model = create_model(options.model, num_classes=1000, image_size=size, pretrained=False, model_args=options.model_args)
     plan = apply_dropkey(model, settings, example_inputs=(torch.empty(2, 3, size, size, device="meta"),))

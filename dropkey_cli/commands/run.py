@@ -1,6 +1,7 @@
 """``dropkey fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, errors and run folders."""
 
 import logging
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser as PlainParser
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
@@ -47,11 +49,13 @@ def run(command: str, words: list[str], *, default_task: str, default_data: str)
     if {"-h", "--help"} & set(words):
         print_help(command, task=default_task, data=default_data)
         return
-    words = ["--help" if word == "--help_all" else word for word in words]
+    words = ["--help" if word == "--help_all" else word for word in configs_first(words)]
     try:
         RunCLI(command, words, default_task=default_task, default_data=default_data)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
     except Exception as error:
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
         if (cause := _input_error(error)) is not None:
@@ -133,8 +137,17 @@ class RunCLI(LightningCLI):
         arguments = {option.dest for option in sub_parser._actions}
         sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
+        for part in ("trainer", "model", "data"):
+            if self.config[self.command][part] is None:
+                raise InputError(f"{part} is null: give its options, or leave it out for the defaults")
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"--seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's options win over the command line's; see parse_arguments."""
@@ -154,6 +167,8 @@ class RunCLI(LightningCLI):
                 )
                 config["default_root_dir"] = str(self.folder)
                 config["logger"] = _loggers(config.get("logger"), self.folder)
+            else:
+                config["logger"] = False
             callbacks = [*callbacks, *self._fit_callbacks(config)]
         else:
             config["logger"] = config.get("logger") or False
@@ -164,17 +179,24 @@ class RunCLI(LightningCLI):
             config["enable_progress_bar"] = terminal
             callbacks.append(RichProgressBar() if terminal else ProgressLines())
         try:
+            if config.get("accumulate_grad_batches", 1) < 1:
+                raise ValueError(f"accumulate_grad_batches is {config['accumulate_grad_batches']}; expected 1 or more")
             return super()._instantiate_trainer(config, callbacks)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            self._give_back_folder()
             raise InputError(f"the trainer options do not work together: {error}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
-            if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
-                self.folder.rmdir()  # nothing began
+            self._give_back_folder()
             raise
+
+    def _give_back_folder(self) -> None:
+        """Remove the run's folder if nothing began."""
+        if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _fit_callbacks(self, config: dict[str, Any]) -> list[Callback]:
         record = yaml.safe_load(self.asked)
@@ -231,16 +253,30 @@ def fill_image_options(config: Namespace) -> None:
             data[name] = value
 
 
+def configs_first(words: list[str]) -> list[str]:
+    """The words with all ``--config FILE`` in front: later words win, and the command line wins over every config."""
+    parser = PlainParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
+    given, rest = parser.parse_known_args(words)
+    if None in given.config:
+        raise InputError("--config needs a YAML file: write --config FILE")
+    return [word for path in given.config for word in ("--config", path)] + rest
+
+
 def _given_checkpoint(words: list[str]) -> str | None:
     """``--ckpt_path`` from the command line or, failing that, from the configs: needed before the rest can be parsed."""
     parser = PlainParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path")
-    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--ckpt_path", nargs="?")
+    parser.add_argument("--config", action="append", default=[])
     given, _ = parser.parse_known_args(words)
     for path in reversed(given.config):
-        if given.ckpt_path is None and Path(path).is_file():
-            content = _read_yaml(path)
-            given.ckpt_path = content.get("ckpt_path") if isinstance(content, dict) else None
+        content = _read_yaml(path) if Path(path).is_file() else {}
+        if not isinstance(content, dict):
+            raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")
+        if given.ckpt_path is None:
+            given.ckpt_path = content.get("ckpt_path")
+    if given.ckpt_path is not None and not isinstance(given.ckpt_path, str):
+        raise InputError(f"ckpt_path {given.ckpt_path!r} is not valid: give a file, a run folder, best or last")
     return None if given.ckpt_path in (None, "null") else given.ckpt_path
 
 

@@ -28,6 +28,7 @@ def dropkey_attention(
     seed: int | Tensor | None = None,
     dropout_p: float = 0.0,
     enable_gqa: bool = False,
+    forbidden_gap: float = FORBIDDEN_GAP,
     counts: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention in which every query loses random keys before the softmax.
@@ -47,6 +48,7 @@ def dropkey_attention(
         seed: Seed of the mask; by default one is drawn from torch's generator.
         dropout_p: Dropout of the weights, after the softmax.
         enable_gqa: Let groups of query heads share a key head.
+        forbidden_gap: Keys whose entry of a float ``attn_mask`` is this far below the largest of the row are forbidden.
         counts: int64 (2,): the numbers of dropped draws and of all draws are added to it.
 
     Returns:
@@ -54,13 +56,20 @@ def dropkey_attention(
     """
     if isinstance(ratio, float | int) and ratio == 0:
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    logits_shape = (*q.shape[:-1], k.shape[-2])
-    dropped = _draw(logits_shape, ratio, structure, seed, q.device, counts)
+    shape = logits_shape(q, k, enable_gqa=enable_gqa)
+    dropped = _draw(shape, ratio, structure, seed, q.device, counts)
     if is_causal:
-        causal = torch.ones(logits_shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        causal = torch.ones(shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         dropped = dropped | causal
-    allowed = _combine(dropped, attn_mask)
+    allowed = _combine(dropped, attn_mask, forbidden_gap)
     return F.scaled_dot_product_attention(q, k, v, allowed, dropout_p, scale=scale, enable_gqa=enable_gqa)
+
+
+def logits_shape(q: Tensor, k: Tensor, *, enable_gqa: bool = False) -> tuple[int, ...]:
+    """Shape of the logits of queries (…, N, D) and keys (…, S, D), whose leading axes broadcast: (…, N, S)."""
+    leading = (*k.shape[:-3], q.shape[-3]) if enable_gqa else k.shape[:-2]
+    samples_and_heads: torch.Size = torch.broadcast_shapes(q.shape[:-2], leading)  # type: ignore[no-untyped-call]
+    return (*samples_and_heads, q.shape[-2], k.shape[-2])
 
 
 def dropkey_softmax(
@@ -72,6 +81,7 @@ def dropkey_softmax(
     dtype: torch.dtype | None = None,
     forbidden_gap: float = FORBIDDEN_GAP,
     keep_empty_rows: bool = False,
+    shared_heads: int = 1,
     counts: Tensor | None = None,
 ) -> Tensor:
     """Softmax over the last axis in which every query loses random keys.
@@ -85,6 +95,7 @@ def dropkey_softmax(
         forbidden_gap: Logits this far below the largest of their row count as forbidden by another mask.
         keep_empty_rows: Give a query that would lose every key all of them back, instead of weights 0 (for modules that
             divide by the sum of the weights).
+        shared_heads: So many neighbouring heads share one mask; a divisor of H.
         counts: int64 (2,): the numbers of dropped draws and of all draws are added to it.
 
     Returns:
@@ -92,7 +103,7 @@ def dropkey_softmax(
     """
     if isinstance(ratio, float | int) and ratio == 0:
         return torch.softmax(logits, -1, dtype)
-    dropped = _draw(logits.shape, ratio, structure, seed, logits.device, counts)
+    dropped = _draw(logits.shape, ratio, structure, seed, logits.device, counts, shared_heads=shared_heads)
     if keep_empty_rows:
         dropped = dropped & ~dropped.all(-1, keepdim=True)
     weights: Tensor = _MaskedSoftmax.apply(logits, dropped, dtype, forbidden_gap)
@@ -126,20 +137,23 @@ def _draw(
     seed: int | Tensor | None,
     device: torch.device,
     counts: Tensor | None,
+    *,
+    shared_heads: int = 1,
 ) -> Tensor:
     """Mask for logits of ``shape``: the last three axes are head, query, key, everything in front counts as samples."""
     if len(shape) < 3:
         raise InputError(f"attention logits have at least 3 axes (samples or heads, queries, keys), given {tuple(shape)}")
     *samples, heads, queries, keys = shape
     num_samples = torch.Size(samples).numel()
-    mask = draw_mask(seed_tensor(seed, device), (num_samples, heads, queries, keys), ratio, structure)
+    mask = draw_mask(seed_tensor(seed, device), (num_samples, heads // shared_heads, queries, keys), ratio, structure)
     if counts is not None:
         counts[0].add_(mask.count_nonzero())
         counts[1].add_(mask.numel())
-    return mask.view(*samples, heads, mask.shape[-2], keys)
+    mask = mask.view(*samples, heads // shared_heads, mask.shape[-2], keys)
+    return mask.repeat_interleave(shared_heads, -3) if shared_heads > 1 else mask
 
 
-def _combine(dropped: Tensor, attn_mask: Tensor | None) -> Tensor:
+def _combine(dropped: Tensor, attn_mask: Tensor | None, forbidden_gap: float) -> Tensor:
     """The mask for `F.scaled_dot_product_attention` that forbids what either of the two forbids."""
     if attn_mask is None:
         return ~dropped
@@ -148,4 +162,4 @@ def _combine(dropped: Tensor, attn_mask: Tensor | None) -> Tensor:
     left = attn_mask.masked_fill(dropped, -torch.inf)
     # Where only finitely forbidden keys are left, they must not take over: such a query has lost all its keys.
     best, best_left = attn_mask.detach().amax(-1, keepdim=True), left.detach().amax(-1, keepdim=True)
-    return left.masked_fill(best_left < best - FORBIDDEN_GAP, -torch.inf)
+    return left.masked_fill(best_left < best - forbidden_gap, -torch.inf)

@@ -6,7 +6,9 @@ The definition, in 64-bit integers that wrap around; it changes only with a chan
     row(b, h, q)    mix(mix(mix(mix(seed) + b + 1) + h + 1) + q + 1)
     word(row, w)    mix(row + w + 1)                                                   one word serves 4 keys
     lane(row, k)    bits 16·(k mod 4) … 16·(k mod 4) + 15 of word(row, k div 4), as a signed number
-    dropped         lane < round(ratio · 2^16) - 2^15
+    dropped         lane < min(round(ratio · 2^16), 2^16 - 1) - 2^15
+
+With structure "key" all queries have the mask of query 0.
 
 Because an element depends on its own position only, every device, tile size and batch split gives the same mask.
 """
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.settings import Structure
+from dropkey_cli.method.settings import Structure, check_ratio
 
 _LOW_HALF = 0xFFFFFFFF
 _MULTIPLIER = 0xD6E8FEB86659FD93 - 2**64  # odd, from Degski's 64-bit mixer
@@ -36,7 +38,7 @@ def dropkey_mask(seed: int | Tensor, shape: Sequence[int], ratio: float | Tensor
         Boolean mask (B, H, N, S).
 
     Raises:
-        InputError: If ``shape`` does not have four sides.
+        InputError: If ``shape`` does not have four sides, or ``ratio`` is a number outside [0, 1).
     """
     return draw_mask(seed, shape, ratio, structure).expand(*shape)
 
@@ -60,9 +62,9 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
     """``seed`` as a 0-d tensor; where there is none, one from the generator of ``device``, without synchronising it."""
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
-    if isinstance(seed, int):
-        return torch.tensor((seed + 2**63) % 2**64 - 2**63, device=device)
-    return seed
+    if isinstance(seed, Tensor):
+        return seed.to(torch.int64)
+    return torch.tensor((int(seed) + 2**63) % 2**64 - 2**63, device=device)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -88,4 +90,5 @@ def _threshold(ratio: float | Tensor) -> int | Tensor:
     # At most 65535 of 65536: a ratio just below 1 must not overflow the 16-bit comparison.
     if isinstance(ratio, Tensor):
         return (ratio * 65536).round().clamp(max=65535).to(torch.int64) - 32768
+    check_ratio("ratio", ratio)
     return min(round(ratio * 65536), 65535) - 32768

@@ -17,17 +17,17 @@ def layer_ratios(settings: DropKeySettings, num_layers: int) -> list[float]:
     if not settings.match_mean:
         return ratios
     mean = sum(ratios) / num_layers
-    if mean == 0:
-        raise InputError(
-            f"match_mean cannot scale a schedule of zeros to mean {settings.ratio!r}: give other ratios or match_mean false"
-        )
+    if mean == 0 and settings.ratio > 0:
+        raise InputError(f"match_mean cannot scale a schedule of zeros to mean {settings.ratio!r}: give other ratios")
+    if settings.ratio == 0:
+        return [0.0] * num_layers
     ratios = [ratio * settings.ratio / mean for ratio in ratios]
     check_ratio(f"with match_mean the largest of the {num_layers} layers' ratios,", max(ratios))
     return ratios
 
 
 def _ramp(settings: DropKeySettings, num_layers: int) -> list[float]:
-    if isinstance(settings.schedule, list):
+    if not isinstance(settings.schedule, str):
         if len(settings.schedule) != num_layers:
             raise InputError(
                 f"schedule lists {len(settings.schedule)} ratios, the model has {num_layers} layers with DropKey: "

@@ -68,6 +68,8 @@ def create_model(
     arguments = {"num_classes": num_classes, **(model_args or {})}
     if "img_size" in arguments:
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
+    if "num_classes" in (model_args or {}):
+        raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
     if image_size != max(config.input_size[1:]):
         arguments = _with_image_size(model_name, arguments, image_size)
     _build_without_weights(model_name, arguments)

@@ -34,6 +34,15 @@ class DropKeyPlan:
         for module, layer, ratio in zip(self._modules, self._selected, self._ratios, strict=True):
             _intercept(module, LayerDropKey(ratio, settings.structure, layer.rule))
 
+    def __str__(self) -> str:
+        """The plan in one line: layers, first, last and mean ratio (since "the" ratio is ambiguous), schedule, structure."""
+        schedule = self.settings.schedule if isinstance(self.settings.schedule, str) else "listed"
+        first, last, mean = self._ratios[0], self._ratios[-1], sum(self._ratios) / len(self._ratios)
+        return (
+            f"DropKey in {len(self._ratios)} attention layers: ratio {first:.4g} first, {last:.4g} last, {mean:.4g} mean "
+            f"({schedule}, {self.settings.structure})"
+        )
+
     @property
     def layers(self) -> list[PlannedLayer]:
         """The layers with DropKey in order of first execution."""
@@ -71,13 +80,14 @@ class DropKeyPlan:
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:
         """Within this context keys are dropped in eval mode too: Monte Carlo over masks (paper, section 3.4)."""
+        before = [state.sampling for state in self.states]
         for state in self.states:
             state.sampling = True
         try:
             yield
         finally:
-            for state in self.states:
-                state.sampling = False
+            for state, sampling in zip(self.states, before, strict=True):
+                state.sampling = sampling
 
     def remove(self) -> None:
         """Give every module its original class back. The plan is of no use afterwards."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.errors import InputError
+from dropkey_cli.method.attention import logits_shape
 
 Function = Literal["sdpa", "softmax", "multi_head_attention_forward"]
 
@@ -60,7 +61,8 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
             module.register_forward_hook(recorder.leaving, always_call=True)
     inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs)
     try:
-        with torch.no_grad(), recorder:
+        # A forward in training mode may draw random numbers: the caller's generator keeps its state.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
             ghost(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in inputs if isinstance(t, Tensor))
@@ -74,7 +76,7 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
 def meta_copy(model: nn.Module) -> nn.Module:
     """A deep copy of ``model`` on the meta device, without allocating its weights a second time."""
     ghosts: dict[int, Any] = {}
-    for tensor in _all_tensors(model):
+    for tensor in _tensors([vars(module) for module in model.modules()]):
         ghost = tensor.detach().to("meta")
         ghosts[id(tensor)] = nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost
     return copy.deepcopy(model, ghosts).to("meta")
@@ -89,6 +91,7 @@ def image_inputs(model: nn.Module) -> tuple[Tensor]:
     config = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = config.get("input_size") or (3, None, None)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
+    size = [size, size] if isinstance(size, int) else size
     if None in size:
         raise InputError(
             f"{type(model).__name__} does not say which images it takes: give its forward's arguments, "
@@ -122,7 +125,7 @@ class _Recorder(TorchFunctionMode):
         if func in SDPA:
             self._note("sdpa", _sdpa_logits_shape(*args, **kwargs))
         elif func in SOFTMAX:
-            logits, dim = softmax_arguments(*args, **kwargs)
+            logits, dim, _ = softmax_arguments(*args, **kwargs)
             self._note("softmax", tuple(logits.shape), dim)
         elif func is F.multi_head_attention_forward:
             query, key = args[0], args[1]
@@ -135,21 +138,23 @@ class _Recorder(TorchFunctionMode):
 
 
 def softmax_arguments(
-    input: Tensor,
-    dim: int | None = None,
-    *_: object,
-    **__: object,
-) -> tuple[Tensor, int]:
-    """The logits and the axis of any of torch's softmax functions, the axis counted from the end."""
+    input: Tensor, dim: int | None = None, *further: object, dtype: torch.dtype | None = None, **_: object
+) -> tuple[Tensor, int, torch.dtype | None]:
+    """Logits, axis counted from the end, and result type of a call of any of torch's softmax functions."""
     if dim is None:
         raise InputError("a softmax without its axis was found: write softmax(logits, dim=-1)")
-    return input, dim - input.dim() if dim >= 0 else dim
+    dtypes = [argument for argument in further if isinstance(argument, torch.dtype)]  # F.softmax has one more before it
+    return input, dim - input.dim() if dim >= 0 else dim, dtypes[0] if dtypes else dtype
 
 
-def _sdpa_logits_shape(query: Tensor, key: Tensor, *_: object, **__: object) -> tuple[int, ...]:
-    return (*query.shape[:-1], key.shape[-2])
+def _sdpa_logits_shape(query: Tensor, key: Tensor, *_: object, enable_gqa: bool = False, **__: object) -> tuple[int, ...]:
+    return logits_shape(query, key, enable_gqa=enable_gqa)
 
 
-def _all_tensors(model: nn.Module) -> Iterable[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _tensors(value: object) -> Iterable[Tensor]:
+    """All tensors in nested containers: of a module's attributes these are parameters, buffers and what it caches."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)

@@ -115,9 +115,9 @@ class _Interception(TorchFunctionMode):
         if func in SDPA:
             return self._attention(*args, **kwargs)
         if func in SOFTMAX:
-            logits, dim = softmax_arguments(*args, **kwargs)
+            logits, dim, dtype = softmax_arguments(*args, **kwargs)
             if dim == -1 and logits.dim() >= 3:
-                return self._softmax(logits, kwargs.get("dtype"))
+                return self._softmax(logits, dtype)
         return func(*args, **kwargs)
 
     def _attention(
@@ -132,16 +132,34 @@ class _Interception(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         return dropkey_attention(
-            query, key, value, self.layer.ratio, attn_mask, is_causal=is_causal, scale=scale, structure=self.layer.structure,
-            seed=self._seed(query.device), dropout_p=dropout_p, enable_gqa=enable_gqa, counts=self.layer.counts,
-        )  # fmt: skip
+            query,
+            key,
+            value,
+            self.layer.ratio,
+            attn_mask,
+            is_causal=is_causal,
+            scale=scale,
+            structure=self.layer.structure,
+            seed=self._seed(query.device),
+            dropout_p=dropout_p,
+            enable_gqa=enable_gqa,
+            forbidden_gap=self.layer.rule.forbidden_gap,
+            counts=self.layer.counts,
+        )
 
     def _softmax(self, logits: Tensor, dtype: torch.dtype | None) -> Tensor:
         rule = self.layer.rule
         return dropkey_softmax(
-            logits, self.layer.ratio, structure=self.layer.structure, seed=self._seed(logits.device), dtype=dtype,
-            forbidden_gap=rule.forbidden_gap, keep_empty_rows=rule.keep_empty_rows, counts=self.layer.counts,
-        )  # fmt: skip
+            logits,
+            self.layer.ratio,
+            structure=self.layer.structure,
+            seed=self._seed(logits.device),
+            dtype=dtype,
+            forbidden_gap=rule.forbidden_gap,
+            keep_empty_rows=rule.keep_empty_rows,
+            shared_heads=rule.shared_heads,
+            counts=self.layer.counts,
+        )
 
     def _seed(self, device: torch.device) -> Tensor:
         if self.seed is None or not self.layer.rule.share_mask:

@@ -21,6 +21,7 @@ class Rule:
         why: Why a class is refused.
         share_mask: All calls of one forward run over the same keys and share one mask.
         keep_empty_rows: The module divides by the sum of the weights, so no query may lose all its keys.
+        shared_heads: In one softmax over all its heads, so many neighbours run over the same keys and share one mask.
         forbidden_gap: The module forbids with a finite number; logits this far below their row's largest are forbidden.
     """
 
@@ -28,12 +29,14 @@ class Rule:
     why: str = ""
     share_mask: bool = False
     keep_empty_rows: bool = False
+    shared_heads: int = 1
     forbidden_gap: float = FORBIDDEN_GAP
 
 
 KEY = Rule("key")
 CLASS = Rule("class")
 POOL = Rule("pool")
+DIFFERENTIAL = Rule("key", share_mask=True, shared_heads=2)  # two maps over the same keys, subtracted
 SHIFTED_WINDOW = Rule("key", forbidden_gap=50.0)  # the shift mask adds -100
 
 _CHANNELS = Rule("refuse", "attends over channels, not tokens")
@@ -52,7 +55,7 @@ KNOWN: dict[str, Rule] = {
     "timm.layers.attention_pool2d.AttentionPool2d": POOL,
     "timm.layers.attention_pool2d.RotAttentionPool2d": POOL,
     "timm.layers.bottleneck_attn.BottleneckAttn": KEY,
-    "timm.layers.diff_attention.DiffAttention": Rule("key", share_mask=True),  # two maps over the same keys, subtracted
+    "timm.layers.diff_attention.DiffAttention": DIFFERENTIAL,
     "timm.layers.halo_attn.HaloAttn": KEY,
     "timm.layers.non_local_attn.NonLocalAttn": KEY,
     "timm.layers.other_pool.SimPool1d": POOL,
@@ -96,7 +99,7 @@ KNOWN: dict[str, Rule] = {
     "timm.models.twins.GlobalSubSampleAttn": KEY,
     "timm.models.twins.LocallyGroupedAttn": KEY,
     "timm.models.visformer.Attention": KEY,
-    "timm.models.vision_transformer.DiffParallelScalingBlock": Rule("key", share_mask=True),
+    "timm.models.vision_transformer.DiffParallelScalingBlock": DIFFERENTIAL,
     "timm.models.vision_transformer.ParallelScalingBlock": KEY,
     "timm.models.vision_transformer_relpos.RelPosAttention": KEY,
     "timm.models.vision_transformer_sam.Attention": KEY,

@@ -72,6 +72,7 @@ def select_layers(calls: list[AttentionCall], settings: DropKeySettings, *, mode
     if not settings.include and not any(layer.kind == "key" for layer in selected):
         left_alone += [LeftAlone(layer.name, layer.class_name, "is a class token's attention only") for layer in selected]
         selected = []
+    _check_nesting(selected, firsts)
     if not selected:
         raise InputError(_nothing_found(model_name, left_alone))
     return Selection(selected, left_alone)
@@ -118,6 +119,18 @@ def _layer(call: AttentionCall, rule: Rule) -> AttentionLayer:
     *samples, heads, queries, keys = call.logits_shape
     heads = heads if samples else 1
     return AttentionLayer(call.layer, class_name(call.cls), rule.kind, call.function, queries, keys, heads, rule)
+
+
+def _check_nesting(selected: list[AttentionLayer], calls: list[AttentionCall]) -> None:
+    """Refuse a layer with another attention module inside: what the inner one calls would be caught for the outer one too."""
+    for layer in selected:
+        prefix = f"{layer.name}." if layer.name else ""
+        inside = [call.layer for call in calls if call.layer != layer.name and call.layer.startswith(prefix)]
+        if inside:
+            raise InputError(
+                f"layer {layer.name!r} ({layer.class_name}) attends itself and contains {inside[0]!r}, which attends too: "
+                f"DropKey cannot tell their calls apart; leave the outer one alone (exclude: [{layer.class_name!r}])"
+            )
 
 
 def _unknown(call: AttentionCall) -> str:

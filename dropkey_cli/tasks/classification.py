@@ -1,5 +1,6 @@
 """Image classification: one class per image."""
 
+import math
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,6 @@ from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
-from dropkey_cli.patching.table import ratio_summary
 
 IMAGES_PER_BASE_STEP = 256
 BASE_LR = 5e-4
@@ -54,6 +54,11 @@ class Classification(LightningModule):
         label_smoothing: float = 0.1,
     ) -> None:
         super().__init__()
+        _check("lr", lr, lr is None or lr >= 0, "0 or more")
+        _check("layer_decay", layer_decay, layer_decay is None or 0 < layer_decay <= 1, "a factor above 0, at most 1")
+        _check("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
+        _check("warmup_share", warmup_share, 0 <= warmup_share < 1, "a share from 0 up to, but not including, 1")
+        _check("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "a share from 0 up to, but not including, 1")
         self.model_name = model_name
         self.pretrained = pretrained
         self.model_args = model_args or {}
@@ -135,7 +140,11 @@ class Classification(LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
         """AdamW with layer-wise learning rates, and timm's cosine schedule per step."""
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise InputError(
+                f"the trainer options give {steps} optimizer steps: give --trainer.max_epochs or --trainer.max_steps, 1 or more"
+            )
         lr = self.learning_rate
         assert self.network is not None, "configure_model comes first"
         layer_decay = self.layer_decay if self.layer_decay < 1 else None
@@ -144,7 +153,7 @@ class Classification(LightningModule):
         )
         scheduler = CosineLRScheduler(
             optimizer,
-            t_initial=steps,
+            t_initial=int(steps),
             warmup_t=round(steps * self.warmup_share),
             warmup_lr_init=lr / 100,
             warmup_prefix=True,
@@ -171,7 +180,7 @@ class Classification(LightningModule):
         native = image_config(self.model_name).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
-        dropkey = "none" if self.dropkey_plan is None else ratio_summary(self.dropkey_plan)
+        dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan)
         optimizer = f"AdamW, lr {self.learning_rate:.3g}, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}"
         best = "the checkpoint with the highest val/balanced_acc, the mean over classes (val/acc1 where they are even)"
         return [*lines, ("DropKey", dropkey), ("optimizer", optimizer), ("best", best)]
@@ -207,6 +216,11 @@ class Classification(LightningModule):
             "preprocessing": preprocessing,
             "dropkey": None if self.dropkey is None else asdict(self.dropkey),
         }
+
+
+def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
+    if not accepted:
+        raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")
 
 
 def _metrics(stage: str, num_classes: int) -> MetricCollection:

@@ -37,7 +37,7 @@ def test_ratio_outside_is_refused_with_its_value(ratio: float, shown: str) -> No
 
 
 def test_unknown_schedule_is_refused_with_the_nearest_word() -> None:
-    with pytest.raises(InputError, match="schedule 'decresing' is unknown: .*; did you mean 'decreasing'"):
+    with pytest.raises(InputError, match=r"schedule 'decresing' is unknown: .*; did you mean 'decreasing'"):
         DropKeySettings(schedule="decresing")  # type: ignore[arg-type]  # what is tested
 
 
@@ -52,5 +52,5 @@ def test_check_ratio_names_what_it_checked() -> None:
 
 
 def test_check_choice_without_a_near_word_only_lists() -> None:
-    with pytest.raises(InputError, match="kind 'zzz' is unknown: give one of a, b$"):
+    with pytest.raises(InputError, match=r"kind 'zzz' is unknown: give one of a, b$"):
         check_choice("kind", "zzz", ("a", "b"))

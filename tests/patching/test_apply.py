@@ -172,7 +172,7 @@ def test_removing_gives_the_model_back() -> None:
 
 def test_class_put_on_top_keeps_dropping() -> None:
     # FSDP2's fully_shard puts a subclass of its own over each module it shards.
-    model, plan = patched()
+    model, _ = patched()
     attention = model.blocks[0].attn  # type: ignore[index,union-attr]  # timm's
     attention.__class__ = type("OnTop", (type(attention),), {})
     output = output_at_seed(model)

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,15 +24,17 @@ class Attention(nn.Module):
         self.how = how
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x)[:, None].chunk(3, -1)  # (B, 1, N, 8)
+        q, k, v = torch.chunk(self.qkv(x)[:, None], 3, -1)  # (B, 1, N, 8)
         if self.how == "sdpa":
-            return F.scaled_dot_product_attention(q, k, v)[:, 0]
-        if self.how == "sdpa by name":
-            return F.scaled_dot_product_attention(query=q, key=k, value=v)[:, 0]
-        return (self.weights(q @ k.mT) @ v)[:, 0]
+            output = F.scaled_dot_product_attention(q, k, v)
+        elif self.how == "sdpa by name":
+            output = F.scaled_dot_product_attention(query=q, key=k, value=v)
+        else:
+            output = self.weights(q @ k.mT) @ v
+        return output.squeeze(1)
 
     def weights(self, logits: Tensor) -> Tensor:
-        calls: dict[str, Any] = {
+        calls: dict[str, Callable[[], Tensor]] = {
             "Tensor.softmax": lambda: logits.softmax(-1),
             "Tensor.softmax by name": lambda: logits.softmax(dim=-1),
             "torch.softmax": lambda: torch.softmax(logits, -1),
@@ -40,8 +43,7 @@ class Attention(nn.Module):
             "F.softmax": lambda: F.softmax(logits, dim=-1),
             "nn.Softmax": lambda: self.softmax(logits),
         }
-        weights: Tensor = calls[self.how]()
-        return weights
+        return calls[self.how]()
 
 
 SOFTMAXES = [
@@ -130,7 +132,7 @@ def test_softmax_arguments_count_the_axis_from_the_end() -> None:
 
 def test_discovery_leaves_the_model_untouched() -> None:
     model = timm.create_model("levit_128s", embed_dim=(32, 64, 96)).eval()
-    model.head.train()
+    model.get_submodule("head").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     versions = [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
     attributes = {name: {key: id(value) for key, value in vars(module).items()} for name, module in model.named_modules()}

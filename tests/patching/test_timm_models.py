@@ -187,7 +187,7 @@ def test_no_query_sees_across_the_border_of_a_shifted_window(
     name: str, options: dict[str, Any], fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 2 if fused else 0)  # TIMM_FUSED_ATTN
-    model = timm.create_model(name, num_heads=(3, 6), num_classes=2, **options)
+    model: Any = timm.create_model(name, num_heads=(3, 6), num_classes=2, **options)
     apply_dropkey(model, DropKeySettings(ratio=0.9, schedule="constant"))
     block = model.layers[0].blocks[1].train()
     mask = block.attn_mask  # (windows, N, N): 0 or -100

@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is no checkpoint that can be loaded safely ({first_line}): give one that dropkey fit wrote"
         ) from error
     description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
-    if not isinstance(description, dict) or not _NEEDED <= description.keys():
+    if not isinstance(description, dict) or not description.keys() >= _NEEDED:
         raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
     return description
 

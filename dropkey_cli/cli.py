@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse after --help or --print_config, Lightning after Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             return 130
+        if isinstance(stop.code, str):
+            print(f"dropkey: {stop.code}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     return 0
 
@@ -71,7 +73,7 @@ def _dispatch(words: list[str]) -> None:
     elif command in ("-V", "--version"):
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
-        sys.path.insert(0, "")  # a user's own class_path beside the config, also for the installed script
+        sys.path.append("")  # a user's own class_path beside the config, also for the installed script
         from dropkey_cli.commands.run import run
 
         run(command, words[1:], default_task=DEFAULT_TASK, default_data=DEFAULT_DATA)

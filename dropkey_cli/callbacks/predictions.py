@@ -47,7 +47,7 @@ class PredictionWriter(Callback):
             raise InputError(f"--output {str(self.output)!r} is a folder: give a file, e.g. predictions.csv")
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._unfinished.open("w", newline="", encoding="utf-8")
+            self._file = self._unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise InputError(f"cannot write --output {str(self.output)!r}: {error.strerror}") from error
         self._rows = csv.writer(self._file)

@@ -16,32 +16,39 @@ class RunPlan(Callback):
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print what is known before the network is built: data, and weights that may be fetched."""
+        if stage == "fit" and trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+            _print(getattr(data, "plan_lines", list)())
+            weights = getattr(pl_module, "weights_line", None)
+            _print([weights()] if callable(weights) else [])
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the plan."""
-        if not trainer.is_global_zero:
-            return
-        for name, text in plan_lines(trainer, pl_module):
-            print(f"{name:<12}{text}")
-        print(f"{'run folder':<12}{self.folder or 'none'}", flush=True)
+        """Print the rest of the plan."""
+        if trainer.is_global_zero:
+            _print([*getattr(pl_module, "plan_lines", list)(), *run_lines(trainer), ("run folder", str(self.folder or "none"))])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the best checkpoint and the next commands."""
         best = trainer.checkpoint_callback
-        if not trainer.is_global_zero or not isinstance(best, ModelCheckpoint) or not best.best_model_path:
+        if not trainer.is_global_zero or not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
             return
         path = Path(best.best_model_path)
         path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        print(f"best {best.monitor} {float(best.best_model_score or 0):.4f}: {path}")
+        print(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
         print(f"next: dropkey predict --ckpt_path {path} --data.root IMAGE_OR_FOLDER")
 
 
-def plan_lines(trainer: Trainer, task: LightningModule) -> list[tuple[str, str]]:
-    """The plan's lines as (name, text)."""
-    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-    lines = [line for part in (data, task) for line in getattr(part, "plan_lines", list)()]
+def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
+    """How long and on what the run computes, as (name, text)."""
     device = trainer.strategy.root_device.type
     return [
-        *lines,
         ("training", f"{trainer.max_epochs} epochs, {trainer.estimated_stepping_batches} optimizer steps"),
         ("device", f"{trainer.world_size} × {device}, precision {trainer.precision}"),
     ]
+
+
+def _print(lines: list[tuple[str, str]]) -> None:
+    for name, text in lines:
+        print(f"{name:<12}{text}", flush=True)

@@ -5,11 +5,12 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
 
-from dropkey_cli.errors import did_you_mean
+from dropkey_cli.errors import InputError, did_you_mean
 
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --(?P<flag>[\w.+-]+)|unrecognized arguments: (?P<word>.+)"
@@ -19,8 +20,22 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _NO_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s+(module .* has no attribute .*|No module named .*)")
 _GIVEN = re.compile(r"(?:Given value: |Got value: )(.*)")
+_CLASS_EXAMPLES = {"model": "dropkey_cli.tasks.classification.Classification", "data": "dropkey_cli.data.digits.Digits"}
 _PLAIN_TYPES = {"NoneType": "null", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 _EXPECTED = re.compile(r"Expected an? (?:<class ')?([^\n]+?)(?:'>)?(?:\. Got value.*)?$", re.MULTILINE)
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one sentence, and which takes no abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the parser's own
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise an InputError where argparse would print its usage and exit."""
+        if not self.exit_on_error:  # an attempt inside another parser, which reports it
+            super().error(message, ex)
+        raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self)) from ex
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -46,8 +61,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if prefix and given:
         expected = _EXPECTED.findall(message[: given.end()])
         innermost = expected[-_innermost_alternatives(message) :]
-        if prefix in ("model", "data"):  # "Not a valid subclass" stands where other types say what they expect
-            innermost = ["dot import path"]
+        if prefix in _CLASS_EXAMPLES:  # "Not a valid subclass" stands where other types say what they expect
+            innermost = [f"a class path such as {_CLASS_EXAMPLES[prefix]}"]
         return f"{prefix} {given[1]!r} is not valid: expected {' or '.join(map(_plain_type, innermost))}"
     return " ".join(message.split())
 

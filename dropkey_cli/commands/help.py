@@ -3,7 +3,10 @@
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
 
+from dropkey_cli.method.settings import DropKeySettings
+
 MORE = """
+--model.dropkey null trains without DropKey.
 Options are written --name value; in a YAML file for --config, model.lr becomes a lr under model.
 Further Trainer options, e.g. --trainer.devices 2, --trainer.precision bf16-mixed, --trainer.callbacks: --help_all lists them.
 --print_config prints the whole configuration as YAML. Another data set or task: --data CLASS_PATH, --model CLASS_PATH.
@@ -28,7 +31,9 @@ def print_help(command: str, *, task: str, data: str) -> None:
     if command == "predict":
         parser.add_argument("--output", default="predictions.csv", help="CSV file; an earlier one is kept as NAME.1.csv.")
         parser.add_argument("--top_k", default=5, help="Number of classes per row.")
-    parser.add_class_arguments(import_object(task), "model")
+    parser.add_class_arguments(import_object(task), "model", skip={"dropkey"})
+    # Spelled out, because jsonargparse hides the fields of an optional group
+    parser.add_class_arguments(DropKeySettings, "model.dropkey")
     parser.add_class_arguments(import_object(data), "data")
     parser.print_help()
     print(MORE, end="")

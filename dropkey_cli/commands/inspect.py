@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from dropkey_cli.commands.run import OneLineParser
+from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, image_config
 from dropkey_cli.patching.apply import apply_dropkey

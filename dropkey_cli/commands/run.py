@@ -1,19 +1,20 @@
 """``dropkey fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, errors and run folders."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
-from argparse import ArgumentParser as PlainParser
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -27,7 +28,8 @@ from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
-from dropkey_cli.commands.config_errors import explain
+from dropkey_cli.commands.command_line import configs_first, given_checkpoint
+from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.commands.help import print_help
 from dropkey_cli.errors import InputError
 from dropkey_cli.models.factory import image_config
@@ -70,19 +72,6 @@ def _input_error(error: BaseException | None) -> InputError | None:
     return error
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one sentence, and which takes no abbreviated options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the parser's own
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an InputError where argparse would print its usage and exit."""
-        if not self.exit_on_error:  # an attempt inside another parser, which reports it
-            super().error(message, ex)
-        raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self)) from ex
-
-
 class RunCLI(LightningCLI):
     """LightningCLI in which the command line beats the config, the config the checkpoint, and the checkpoint the defaults."""
 
@@ -91,6 +80,7 @@ class RunCLI(LightningCLI):
         self.defaults = {"model": {"class_path": default_task}, "data": {"class_path": default_data}}
         self.folder: Path | None = None
         self.asked = ""
+        self.known: dict[str, Any] = {}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -119,6 +109,8 @@ class RunCLI(LightningCLI):
         parser.set_defaults(self.defaults)
         parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
         parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
+        if self.command != "fit":
+            parser.set_defaults({"trainer.devices": 1})  # on more, the last batches hold images twice
         if self.command == "fit":
             parser.set_defaults({"trainer.max_epochs": 20})
             parser.add_argument("--name", type=str | None, help="Folder of the run under runs/ (default: the model's name).")
@@ -129,11 +121,13 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's own type
         """Parse, with what the checkpoint says in the place of the defaults."""
         sub_parser = self._subcommand_parsers[self.command]
-        given = _given_checkpoint(args)
+        given = given_checkpoint(args)
         path = None
         if given is not None or (self.command != "fit" and not {"-h", "--help", "--print_config"} & set(args)):
             path = find_checkpoint(given, prefer="last" if self.command == "fit" else "best")
-            sub_parser.set_defaults(checkpoint_defaults(read_checkpoint(path), self.command, self.defaults))
+            description = read_checkpoint(path)
+            sub_parser.set_defaults(checkpoint_defaults(description, self.command, args))
+            self.known = {**description["preprocessing"], "class_names": description["class_names"]}
         arguments = {option.dest for option in sub_parser._actions}
         sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
@@ -142,6 +136,7 @@ class RunCLI(LightningCLI):
                 raise InputError(f"{part} is null: give its options, or leave it out for the defaults")
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
+            print(f"checkpoint  {path}")
 
     def _set_seed(self) -> None:
         try:
@@ -153,10 +148,10 @@ class RunCLI(LightningCLI):
         """Lightning would let the checkpoint's options win over the command line's; see parse_arguments."""
 
     def before_instantiate_classes(self) -> None:
-        """Keep the options as asked; then fill in what the data takes from the model."""
+        """Keep the options as asked; then fill in what the data takes from the checkpoint or the model."""
         config = self.config[self.command]
-        self.asked = self._parser(self.command).dump(config, skip_none=False)
-        fill_image_options(config)
+        self.asked = self._parser(self.command).dump(config, skip_unset=False)
+        fill_image_options(config, self.known)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
@@ -165,11 +160,11 @@ class RunCLI(LightningCLI):
                 self.folder = claim_run_folder(
                     options.name or _model_name(options), claim=getattr(rank_zero_only, "rank", 0) == 0
                 )
-                config["default_root_dir"] = str(self.folder)
+                config["default_root_dir"] = config.get("default_root_dir") or str(self.folder)
                 config["logger"] = _loggers(config.get("logger"), self.folder)
             else:
                 config["logger"] = False
-            callbacks = [*callbacks, *self._fit_callbacks(config)]
+            callbacks = [*callbacks, *self._fit_callbacks(config, getattr(options.model, "monitor", None))]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
@@ -181,10 +176,12 @@ class RunCLI(LightningCLI):
         try:
             if config.get("accumulate_grad_batches", 1) < 1:
                 raise ValueError(f"accumulate_grad_batches is {config['accumulate_grad_batches']}; expected 1 or more")
-            return super()._instantiate_trainer(config, callbacks)
+            trainer = super()._instantiate_trainer(config, callbacks)
+            check_processes(trainer)
         except (ValueError, TypeError, MisconfigurationException) as error:
             self._give_back_folder()
             raise InputError(f"the trainer options do not work together: {error}") from error
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -198,20 +195,17 @@ class RunCLI(LightningCLI):
         if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _fit_callbacks(self, config: dict[str, Any]) -> list[Callback]:
-        record = yaml.safe_load(self.asked)
-        callbacks: list[Callback] = [
-            RunRecord(self.folder, self.asked),
-            RunPlan(self.folder),
-            BatchSeeds(int(record["seed_everything"] or 0)),
-            DropRatioMonitor(),
-        ]
+    def _fit_callbacks(self, config: dict[str, Any], monitor: str | None) -> list[Callback]:
+        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
+        seed = yaml.safe_load(self.asked)["seed_everything"]
+        if seed is not False:
+            callbacks.append(BatchSeeds(int(seed)))
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             callbacks.append(
                 ModelCheckpoint(
                     self.folder / "checkpoints",
                     filename="best",
-                    monitor="val/balanced_acc",
+                    monitor=monitor,
                     mode="max",
                     save_last=True,
                     auto_insert_metric_name=False,
@@ -221,70 +215,56 @@ class RunCLI(LightningCLI):
         return callbacks
 
 
+def check_processes(trainer: Trainer) -> None:
+    """Refuse to start so many CPU processes that the machine stands still.
+
+    Raises:
+        ValueError: If there are more than four for each core.
+    """
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > 4 * cores:
+        raise ValueError(f"{trainer.num_devices} CPU processes on {cores} cores, give --trainer.devices {4 * cores} or less")
+
+
 def default_precision() -> str:
     """bf16-mixed where the GPU computes in bfloat16, else 32-true."""
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def checkpoint_defaults(description: dict[str, Any], command: str, defaults: dict[str, Any]) -> dict[str, Any]:
+def checkpoint_defaults(description: dict[str, Any], command: str, words: list[str]) -> dict[str, Any]:
     """What a checkpoint says, as defaults of a command's options.
 
     Args:
         description: The checkpoint's own description.
         command: For predict, the data are files and folders, whatever the network was trained on.
-        defaults: The class paths used where nothing else is named.
+        words: The command line: a class from outside dropkey is imported only if it stands there.
+
+    Raises:
+        InputError: If the checkpoint names another class, which importing would run.
     """
-    model, data = description["config"]["model"], description["config"]["data"]
-    if command == "predict":
-        data = {"class_path": defaults["data"]["class_path"], "init_args": {}}
-        data["init_args"] |= dict.fromkeys(description["preprocessing"]) | {"class_names": None}
-    known = {**description["preprocessing"], "class_names": description["class_names"]}
-    arguments = {k: known[k] if v is None and k in known else v for k, v in data["init_args"].items()}
-    return {"model": model, "data": {"class_path": data["class_path"], "init_args": arguments}}
+    parts = {part: description["config"][part] for part in (["model"] if command == "predict" else ["model", "data"])}
+    for part, options in parts.items():
+        class_path = options["class_path"]
+        if not class_path.startswith("dropkey_cli.") and not any(class_path in word for word in words):
+            raise InputError(
+                f"the checkpoint wants the class {class_path!r}, not dropkey's own: if you trust it, add --{part} {class_path}"
+            )
+    return parts
 
 
-def fill_image_options(config: Namespace) -> None:
-    """Give the data the model's image size and statistics where the user gave none."""
+def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
+    """Give the data what the checkpoint, or else the model's weights, say of images and classes, where the user gave nothing.
+
+    Args:
+        config: The parsed options; those of the data are changed.
+        known: What the checkpoint says, by option.
+    """
     data, model = config.data.init_args, config.model.init_args
-    if not hasattr(model, "model_name"):
-        return
-    for name, value in asdict(image_config(model.model_name)).items():
+    if hasattr(model, "model_name"):
+        known = asdict(image_config(model.model_name)) | known
+    for name, value in known.items():
         if name in data and data[name] is None:
             data[name] = value
-
-
-def configs_first(words: list[str]) -> list[str]:
-    """The words with all ``--config FILE`` in front: later words win, and the command line wins over every config."""
-    parser = PlainParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
-    given, rest = parser.parse_known_args(words)
-    if None in given.config:
-        raise InputError("--config needs a YAML file: write --config FILE")
-    return [word for path in given.config for word in ("--config", path)] + rest
-
-
-def _given_checkpoint(words: list[str]) -> str | None:
-    """``--ckpt_path`` from the command line or, failing that, from the configs: needed before the rest can be parsed."""
-    parser = PlainParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path", nargs="?")
-    parser.add_argument("--config", action="append", default=[])
-    given, _ = parser.parse_known_args(words)
-    for path in reversed(given.config):
-        content = _read_yaml(path) if Path(path).is_file() else {}
-        if not isinstance(content, dict):
-            raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")
-        if given.ckpt_path is None:
-            given.ckpt_path = content.get("ckpt_path")
-    if given.ckpt_path is not None and not isinstance(given.ckpt_path, str):
-        raise InputError(f"ckpt_path {given.ckpt_path!r} is not valid: give a file, a run folder, best or last")
-    return None if given.ckpt_path in (None, "null") else given.ckpt_path
-
-
-def _read_yaml(path: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path!r} is not valid YAML: {error}") from error
 
 
 def _model_name(options: Namespace) -> str:

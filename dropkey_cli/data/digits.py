@@ -15,7 +15,7 @@ from dropkey_cli.errors import InputError
 
 # Over all pixels of the 1,079 training images, as 8-bit values divided by 255; the three channels are equal.
 MEAN = 0.3057
-STD = 0.3765
+STD = 0.3761
 HELD_OUT = {"val": 0.2, "test": 0.2}
 
 
@@ -61,9 +61,10 @@ class Digits(ImageData):
         labels: list[int] = digits.target.tolist()
         preprocessing = self.preprocessing
         train = self._train_transform(preprocessing)
-        for split, positions in stratified_split(labels, HELD_OUT, seed=0).items():
+        names = [f"digits/{position:04d}" for position in range(len(labels))]
+        for split, positions in stratified_split(names, labels, HELD_OUT, seed=0).items():
             self.splits[split] = ImageDataset(
-                [Sample(f"digits/{position:04d}", labels[position]) for position in positions],
+                [Sample(names[position], labels[position]) for position in positions],
                 train if split == "train" else eval_transform(preprocessing),
                 image_size=preprocessing.image_size,
                 images=[to_image(digits.images[position]) for position in positions],

@@ -1,5 +1,7 @@
 """Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
+import os
+
 from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
 from dropkey_cli.data.dataset import ImageDataset, Sample
 from dropkey_cli.data.module import ImageData
@@ -18,7 +20,8 @@ class ImageFolder(ImageData):
         root: Folder with the images. In prediction: an image, or a folder that is searched with its sub-folders.
         val_fraction: Share of each class held out for validation where there is no val/, validation/ or valid/.
         test_fraction: Share of each class held out for the test where there is no test/; 0 holds out none.
-        split_seed: Which images are held out; the same number and file names give the same split.
+        split_seed: Which images are held out; the same number and file names give the same split, and an image that is
+            added or removed moves at most one other of its class.
         class_names: Classes in label order. By default the training folders', sorted; in test and validation the
             checkpoint's.
         image_size: Height and width that the model sees, in pixels.
@@ -97,7 +100,7 @@ class ImageFolder(ImageData):
         if "train" in samples:
             shares = self._shares_to_hold_out(samples)
             check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
-            samples |= self._hold_out(samples["train"], class_names, shares)
+            samples |= self._hold_out(samples["train"], shares)
         self.class_names = class_names
         self.splits = {
             split: ImageDataset(
@@ -132,11 +135,11 @@ class ImageFolder(ImageData):
             )
         return shares
 
-    def _hold_out(self, pool: list[Sample], class_names: list[str], shares: dict[str, float]) -> dict[str, list[Sample]]:
+    def _hold_out(self, pool: list[Sample], shares: dict[str, float]) -> dict[str, list[Sample]]:
         if not shares:
             return {"train": pool}
-        labels = [class_names[sample.label] for sample in pool]  # names: their order does not depend on the label order
-        parts = stratified_split(labels, shares, seed=self.split_seed)
+        names = [os.path.relpath(sample.path, self.root).replace(os.sep, "/") for sample in pool]
+        parts = stratified_split(names, [sample.label for sample in pool], shares, seed=self.split_seed)
         held = " and ".join(f"{len(parts[split])} for {split} ({share:.0%})" for split, share in shares.items())
         self.split_note = f"Of {len(pool)} images, {held} are held out of training (split_seed {self.split_seed})."
         return {split: [pool[position] for position in positions] for split, positions in parts.items()}

@@ -74,8 +74,12 @@ def list_images(root: str | Path) -> list[str]:
     if not root.is_dir():
         raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
     found: list[Path] = []
+    seen: set[str] = set()  # a link can lead back to a folder above it
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in seen
+        ]
         found += [Path(folder, name) for name in names if is_image_file(name)]
     if not found:
         raise InputError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from dropkey_cli.errors import InputError
@@ -32,7 +33,7 @@ class DropKeyPlan:
         self._modules = [model.get_submodule(layer.name) for layer in selection.selected]
         self._ratios = layer_ratios(settings, len(self._modules))
         for module, layer, ratio in zip(self._modules, self._selected, self._ratios, strict=True):
-            _intercept(module, LayerDropKey(ratio, settings.structure, layer.rule))
+            _intercept(module, LayerDropKey(ratio, settings.structure, layer.rule), _device(module, model))
 
     def __str__(self) -> str:
         """The plan in one line: layers, first, last and mean ratio (since "the" ratio is ambiguous), schedule, structure."""
@@ -124,8 +125,18 @@ def apply_dropkey(
     return DropKeyPlan(model, selection, settings)
 
 
-def _intercept(module: nn.Module, state: LayerDropKey) -> None:
-    device = next((tensor.device for tensor in module.parameters()), state.counts.device)
+def _intercept(module: nn.Module, state: LayerDropKey, device: torch.device) -> None:
+    if "forward" in vars(module):
+        raise InputError(
+            f"a {type(module).__name__} has a forward of its own, set on the instance, which hides its class: apply DropKey "
+            "before other tools wrap the model"
+        )
     state.to(device)
     module.__class__ = intercepted_class(type(module))
     module.dropkey = state  # type: ignore[assignment]  # a plain attribute, neither parameter nor module
+
+
+def _device(*modules: nn.Module) -> torch.device:
+    """Where the first parameter or buffer of the first module that has one lies."""
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -30,8 +30,9 @@ class LayerDropKey:
     """
 
     def __init__(self, ratio: float, structure: Structure, rule: Rule) -> None:
-        self.ratio = torch.tensor(ratio)  # a tensor: a new value compiles nothing anew
-        self.counts = torch.zeros(2, dtype=torch.int64)  # dropped draws, all draws
+        # Both stay real and exact whatever default device and dtype the model is built under (meta, bfloat16).
+        self.ratio = torch.tensor(ratio, dtype=torch.float32, device="cpu")  # a tensor: a new value compiles nothing anew
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")  # dropped draws, all draws
         self.structure = structure
         self.rule = rule
         self.nonzero = ratio > 0

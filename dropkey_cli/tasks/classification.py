@@ -11,8 +11,8 @@ from lightning import LightningModule
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import InputError
@@ -27,6 +27,9 @@ BASE_LR = 5e-4
 class Classification(LightningModule):
     """A timm vision transformer with DropKey that learns one class per image.
 
+    Attributes:
+        monitor: The metric whose highest value marks the best checkpoint.
+
     Args:
         model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
         pretrained: Start from timm's pretrained weights; false trains from scratch.
@@ -39,6 +42,8 @@ class Classification(LightningModule):
         warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1); a cosine to 0 follows.
         label_smoothing: Probability given to all the wrong classes together in the training loss, in [0, 1).
     """
+
+    monitor = "val/balanced_acc"
 
     def __init__(
         self,
@@ -151,10 +156,11 @@ class Classification(LightningModule):
         optimizer = create_optimizer_v2(
             self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay
         )
+        warmup_steps = round(steps * self.warmup_share)
         scheduler = CosineLRScheduler(
             optimizer,
-            t_initial=int(steps),
-            warmup_t=round(steps * self.warmup_share),
+            t_initial=max(1, int(steps) - warmup_steps),
+            warmup_t=warmup_steps,
             warmup_lr_init=lr / 100,
             warmup_prefix=True,
             t_in_epochs=False,
@@ -170,12 +176,17 @@ class Classification(LightningModule):
         images = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
 
+    def weights_line(self) -> tuple[str, str]:
+        """The weights that training starts from, as (name, text): known before anything is fetched."""
+        if self.trainer.ckpt_path is not None:
+            return "weights", str(self.trainer.ckpt_path)
+        return "weights", describe_weights(self.model_name) if self.pretrained else "from scratch"
+
     def plan_lines(self) -> list[tuple[str, str]]:
         """What a user should know before training, as (name, text): network, weights, DropKey, learning rate."""
         assert self.network is not None, "configure_model comes first"
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        weights = describe_weights(self.model_name) if self.pretrained else "from scratch"
-        lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters, {weights}")]
+        lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters")]
         size = self.trainer.datamodule.preprocessing.image_size  # type: ignore[attr-defined]  # Lightning sets it
         native = image_config(self.model_name).image_size
         if self.pretrained and size != native:
@@ -201,8 +212,8 @@ class Classification(LightningModule):
         for what in ("model", "class_names"):
             if saved[what] != mine[what]:
                 raise InputError(
-                    f"the checkpoint has {what} {saved[what]}, the options give {mine[what]}: leave those options out to take "
-                    "the checkpoint's"
+                    f"the checkpoint has {what} {saved[what]}, the options or the data give {mine[what]}: leave those options "
+                    "out to take the checkpoint's, or give data of the same classes"
                 )
 
     def describe(self) -> dict[str, Any]:
@@ -210,6 +221,7 @@ class Classification(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         preprocessing = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(data.preprocessing).items()}
         return {
+            "format": 1,
             "versions": {name: version(name) for name in ("dropkey", "timm", "torch", "lightning")},
             "model": {"name": self.model_name, "args": self.model_args, "image_size": data.preprocessing.image_size},
             "class_names": list(data.class_names),
@@ -218,16 +230,29 @@ class Classification(LightningModule):
         }
 
 
+class BalancedAccuracy(MulticlassStatScores):
+    """Mean over classes of the share of their images that is right: acc1 where the classes are even.
+
+    As scikit-learn's, and unlike torchmetrics' macro averages, classes without images do not count.
+    """
+
+    def compute(self) -> Tensor:
+        """In [0, 1]."""
+        right, *_, images = super().compute().unbind(-1)  # (K,) each
+        present = images > 0
+        return (right[present] / images[present]).mean()
+
+
 def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
     if not accepted:
         raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")
 
 
 def _metrics(stage: str, num_classes: int) -> MetricCollection:
-    """acc1, acc5 where there are more than 5 classes, and balanced_acc: the mean over classes, acc1 where they are even."""
-    metrics = {"acc1": MulticlassAccuracy(num_classes, average="micro")}
+    """acc1, and for validation and test balanced_acc and, where there are more than 5 classes, acc5."""
+    metrics: dict[str, Metric] = {"acc1": MulticlassAccuracy(num_classes, average="micro")}
     if stage != "train":
-        metrics["balanced_acc"] = MulticlassAccuracy(num_classes, average="macro")
+        metrics["balanced_acc"] = BalancedAccuracy(num_classes, average=None)
         if num_classes > 5:
             metrics["acc5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
     # compute_groups merges metrics whose states agree after the first batch, such as acc1 and acc5 of 32 easy images.

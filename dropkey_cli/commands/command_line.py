@@ -1,0 +1,43 @@
+"""What must be known of the command line before it can be parsed: its configs and its checkpoint."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dropkey_cli.errors import InputError
+
+
+def configs_first(words: list[str]) -> list[str]:
+    """The words with all ``--config FILE`` in front: later words win, and the command line wins over every config."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
+    given, rest = parser.parse_known_args(words)
+    if None in given.config:
+        raise InputError("--config needs a YAML file: write --config FILE")
+    return [word for path in given.config for word in ("--config", path)] + rest
+
+
+def given_checkpoint(words: list[str]) -> str | None:
+    """``--ckpt_path`` from the command line or, failing that, from the configs: needed before the rest can be parsed."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_path", nargs="?")
+    parser.add_argument("--config", action="append", default=[])
+    given, _ = parser.parse_known_args(words)
+    for path in reversed(given.config):
+        content = _read_yaml(path) if Path(path).is_file() else {}
+        if not isinstance(content, dict):
+            raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")
+        if given.ckpt_path is None:
+            given.ckpt_path = content.get("ckpt_path")
+    if given.ckpt_path is not None and not isinstance(given.ckpt_path, str):
+        raise InputError(f"ckpt_path {given.ckpt_path!r} is not valid: give a file, a run folder, best or last")
+    return None if given.ckpt_path in (None, "null") else given.ckpt_path
+
+
+def _read_yaml(path: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path!r} is not valid YAML: {error}") from error

@@ -1,0 +1,110 @@
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dropkey_cli.callbacks.predictions import PredictionWriter, header, keep_earlier, rows
+from dropkey_cli.errors import InputError
+
+NAMES = ["ant", "bee", "cat, or dog"]
+MODULE: Any = None  # not looked at
+PROBABILITIES = torch.tensor([[0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.0, 0.25, 0.75]])
+
+
+def trainer(world_size: int = 1) -> Any:  # noqa: ANN401 - the little of a trainer that the writer looks at
+    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(class_names=NAMES))
+
+
+def batch(*paths: str, broken: str = "") -> Any:  # noqa: ANN401 - a Batch
+    return {"path": list(paths), "error": ["cannot, be read" if path == broken else "" for path in paths]}
+
+
+def write(output: Path, top_k: int = 5) -> PredictionWriter:
+    writer = PredictionWriter(str(output), top_k)
+    writer.on_predict_start(trainer(), MODULE)
+    writer.on_predict_batch_end(trainer(), MODULE, PROBABILITIES[:2], batch("b.png", "a.png", broken="a.png"))
+    writer.on_predict_batch_end(trainer(), MODULE, PROBABILITIES[2:], batch("c é.png"))
+    return writer
+
+
+def test_columns_that_scripts_rely_on() -> None:
+    assert header(1) == ["path", "prediction", "probability", "error"]
+    assert header(3) == [*header(1), "top2_class", "top2_probability", "top3_class", "top3_probability"]
+
+
+def test_rows_by_falling_probability() -> None:
+    written = list(rows(["a", "b", "c"], ["", "broken", ""], PROBABILITIES, NAMES, 2))
+    assert written == [
+        ["a", "bee", "0.700000", "", "ant", "0.200000"],
+        ["b", "", "", "broken", "", ""],
+        ["c", "cat, or dog", "0.750000", "", "bee", "0.250000"],
+    ]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_every_row_has_every_column(top_k: int) -> None:
+    for row in rows(["a", "b", "c"], ["", "broken", ""], PROBABILITIES, NAMES, top_k):
+        assert len(row) == len(header(top_k))
+
+
+def test_file_in_input_order_with_a_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "folder" / "p.csv"
+    write(output).on_predict_end(trainer(), MODULE)
+    with output.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == ["b.png", "a.png", "c é.png"]
+    assert [row["prediction"] for row in table] == ["bee", "", "cat, or dog"]
+    assert [row["error"] for row in table] == ["", "cannot, be read", ""]
+    assert list(table[0]) == header(3)  # no more than there are classes
+    assert capsys.readouterr().out == f"3 rows, 1 of them unreadable (see the error column) in {output}\n"
+    assert [file.name for file in output.parent.iterdir()] == ["p.csv"]
+
+
+def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "p.csv"
+    output.write_text("earlier")
+    writer = write(output)
+    assert output.read_text() == "earlier"
+    writer.on_predict_end(trainer(), MODULE)
+    assert output.read_text().startswith("path,")
+    assert (tmp_path / "p.1.csv").read_text() == "earlier"
+
+
+def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
+    output = tmp_path / "p.csv"
+    output.write_text("earlier")
+    write(output).on_exception(trainer(), MODULE, RuntimeError())
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("p.csv", "earlier")]
+    PredictionWriter(str(output)).on_exception(trainer(), MODULE, RuntimeError())
+
+
+def test_earlier_files_keep_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "p.csv"
+    keep_earlier(output)
+    assert capsys.readouterr().out == ""
+    for content in "abc":
+        keep_earlier(output)
+        output.write_text(content)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"p.1.csv": "a", "p.2.csv": "b", "p.csv": "c"}
+    assert f"the earlier {output} is now {tmp_path / 'p.2.csv'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_top_k_is_at_least_1(top_k: int) -> None:
+    with pytest.raises(InputError, match=f"--top_k {top_k}: give a number of classes per image, 1 or more"):
+        PredictionWriter(top_k=top_k)
+
+
+def test_several_processes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"predict runs on one process, 2 were asked for: add --trainer.devices 1"):
+        PredictionWriter().on_predict_start(trainer(world_size=2), MODULE)
+
+
+def test_places_that_cannot_be_written_are_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output, message in ((tmp_path, "is a folder: give a file"), (tmp_path / "file" / "p.csv", "cannot write --output")):
+        with pytest.raises(InputError, match=message):
+            PredictionWriter(str(output)).on_predict_start(trainer(), MODULE)

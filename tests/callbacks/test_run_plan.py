@@ -1,0 +1,103 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from dropkey_cli.callbacks.run_plan import RunPlan, run_lines
+
+
+class Talks:
+    """A task or data module that says something of itself."""
+
+    def __init__(self, *lines: tuple[str, str]) -> None:
+        self.lines = list(lines)
+
+    def plan_lines(self) -> list[tuple[str, str]]:
+        return self.lines
+
+
+def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer that the plan needs
+    values: dict[str, object] = {
+        "datamodule": Talks(("data", "3 classes")),
+        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
+        "max_epochs": 2,
+        "estimated_stepping_batches": 8,
+        "world_size": 4,
+        "precision": "32-true",
+        "is_global_zero": True,
+        "checkpoint_callback": None,
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_plan_in_the_order_in_which_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = Talks(("model", "a vit"), ("", "resampled"))
+    task.weights_line = lambda: ("weights", "from scratch")
+    plan = RunPlan(Path("runs/a/version_0"))
+    plan.setup(trainer(), task, "fit")  # before the network is built, or anything fetched
+    assert capsys.readouterr().out == "data        3 classes\nweights     from scratch\n"
+    plan.on_fit_start(trainer(), task)
+    assert capsys.readouterr().out.splitlines() == [
+        "model       a vit",
+        "            resampled",
+        "training    2 epochs, 8 optimizer steps",
+        "device      4 × cpu, precision 32-true",
+        "run folder  runs/a/version_0",
+    ]
+
+
+def test_parts_that_say_nothing_are_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    silent: Any = object()
+    plan = RunPlan(None)
+    plan.setup(trainer(datamodule=silent), silent, "fit")
+    plan.on_fit_start(trainer(datamodule=silent), silent)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["training", "device", "run"]
+
+
+def test_only_fit_has_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = Talks(("model", "a vit"))
+    RunPlan(None).setup(trainer(), task, "validate")
+    assert capsys.readouterr().out == ""
+
+
+def test_length_and_device_of_a_run() -> None:
+    assert dict(run_lines(trainer(max_epochs=3, world_size=1))) == {
+        "training": "3 epochs, 8 optimizer steps",
+        "device": "1 × cpu, precision 32-true",
+    }
+
+
+def test_the_end_names_the_best_checkpoint_and_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = ModelCheckpoint(monitor="val/balanced_acc")
+    best.best_model_path = str(tmp_path / "runs" / "best.ckpt")
+    best.best_model_score = torch.tensor(0.75)
+    task: Any = None
+    RunPlan(None).on_fit_end(trainer(checkpoint_callback=best), task)
+    assert capsys.readouterr().out == (
+        "best val/balanced_acc 0.7500: runs/best.ckpt\n"
+        "next: dropkey predict --ckpt_path runs/best.ckpt --data.root IMAGE_OR_FOLDER\n"
+    )
+    best.best_model_path = "/elsewhere/best.ckpt"
+    RunPlan(None).on_fit_end(trainer(checkpoint_callback=best), task)
+    assert "0.7500: /elsewhere/best.ckpt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoint_callback": ModelCheckpoint()}])
+def test_without_a_checkpoint_the_end_says_nothing(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = None
+    RunPlan(None).on_fit_end(trainer(**changes), task)
+    assert capsys.readouterr().out == ""
+
+
+def test_only_the_first_process_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = Talks(("model", "a vit"))
+    plan = RunPlan(None)
+    plan.setup(trainer(is_global_zero=False), task, "fit")
+    plan.on_fit_start(trainer(is_global_zero=False), task)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,41 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dropkey_cli.callbacks.run_record import RunRecord
+
+CONFIG = "trainer: {max_epochs: 2}\nmodel:\n  class_path: a.B\n  init_args: {lr: null}\ndata: {class_path: c.D}\nname: é\n"
+MODULE: Any = None  # not looked at
+
+
+def trainer(*, is_global_zero: bool = True) -> Any:  # noqa: ANN401
+    return SimpleNamespace(is_global_zero=is_global_zero)
+
+
+def test_config_is_written_as_it_was_asked_for(tmp_path: Path) -> None:
+    RunRecord(tmp_path, CONFIG).on_fit_start(trainer(), MODULE)
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == CONFIG
+
+
+def test_an_existing_config_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("earlier")
+    with pytest.raises(FileExistsError, match=r"config\.yaml"):
+        RunRecord(tmp_path, CONFIG).on_fit_start(trainer(), MODULE)
+    assert (tmp_path / "config.yaml").read_text() == "earlier"
+
+
+def test_other_processes_and_runs_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunRecord(tmp_path, CONFIG).on_fit_start(trainer(is_global_zero=False), MODULE)
+    RunRecord(None, CONFIG).on_fit_start(trainer(), MODULE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"dropkey": {"class_names": ["a"]}}])
+def test_checkpoints_hold_the_options_of_model_and_data(checkpoint: dict[str, Any]) -> None:
+    RunRecord(None, CONFIG).on_save_checkpoint(trainer(), MODULE, checkpoint)
+    config = {"model": {"class_path": "a.B", "init_args": {"lr": None}}, "data": {"class_path": "c.D"}}
+    assert checkpoint["dropkey"].pop("config") == config
+    assert checkpoint["dropkey"] in ({}, {"class_names": ["a"]})

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from dropkey_cli.commands.command_line import configs_first, given_checkpoint
+from dropkey_cli.errors import InputError
+
+
+def test_configs_come_first_and_keep_their_order() -> None:
+    words = [
+        "--model.lr",
+        "1",
+        "--config",
+        "a.yaml",
+        "--data.root=x",
+        "-c",
+        "b.yaml",
+        "--config=c.yaml",
+        "--trainer.max_steps",
+        "-1",
+    ]
+    expected = ["--config", "a.yaml", "--config", "b.yaml", "--config", "c.yaml"]
+    assert configs_first(words) == [*expected, "--model.lr", "1", "--data.root=x", "--trainer.max_steps", "-1"]
+
+
+def test_words_without_a_config_stay_as_they_are() -> None:
+    words = ["--trainer.callbacks+=EarlyStopping", "--ckpt_path", "best", "stray", "-x"]
+    assert configs_first(words) == words
+
+
+def test_a_config_without_a_file_is_refused() -> None:
+    with pytest.raises(InputError, match="--config needs a YAML file"):
+        configs_first(["--model.lr", "1", "--config"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--ckpt_path", "best"], "best"),
+        (["--ckpt_path=best"], "best"),
+        (["--ckpt_path", "null"], None),
+        (["--ckpt_path"], None),
+        (["--config", "a.yaml"], "from_a"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "from_b"),
+        (["--config", "b.yaml", "--config", "none.yaml"], "from_b"),
+        (["--config", "a.yaml", "--ckpt_path", "mine"], "mine"),
+        (["--config", "missing.yaml"], None),  # the parser says so
+    ],
+)
+def test_checkpoint_of_the_command_line_beats_the_last_configs(
+    words: list[str], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("ckpt_path: from_a")
+    Path("b.yaml").write_text("ckpt_path: from_b")
+    Path("none.yaml").write_text("name: x")
+    assert given_checkpoint(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "is not valid YAML"),
+        (b"\xff\xfe\xfa", "is not valid YAML"),
+        (b"- 1", "holds no options"),
+        (b"ckpt_path: [1]", r"ckpt_path \[1\] is not valid"),
+    ],
+)
+def test_an_unusable_config_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        given_checkpoint(["--config", str(tmp_path / "c.yaml")])

@@ -1,0 +1,116 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dropkey_cli.cli import main
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nmae", "x"], r"^unknown option --nmae; did you mean 'name'"),
+        (["--trainr.max_epochs", "3"], r"^unknown option --trainr.max_epochs; did you mean 'trainer.max_epochs'"),
+        (["--trainer.max_epoch", "3"], r"^unknown option --trainer.max_epoch; did you mean 'trainer.max_epochs'"),
+        (["--modle.lr", "1"], r"^unknown option --modle.lr; did you mean 'model.lr'"),
+        (["--model.lrr", "1"], r"^unknown option --model.lrr; did you mean 'model.lr'"),
+        (["--model.layer_dekay", "1"], r"^unknown option --model.layer_dekay; did you mean 'model.layer_decay'"),
+        (["--model.dropkey.ratoi", "0.2"], r"^unknown option --model.dropkey.ratoi; did you mean 'model.dropkey.ratio'"),
+        (["--data.batchsize", "3"], r"^unknown option --data.batchsize; did you mean 'data.batch_size'"),
+        (["extra"], r"^unexpected 'extra': options are written --name value"),
+        (["-x"], r"^unexpected '-x'"),
+        (["--model.lr", "abc"], r"^model.lr 'abc' is not valid: expected a number or null$"),
+        (["--model.dropkey.ratio", "x"], r"^model.dropkey.ratio 'x' is not valid: expected a number$"),
+        (["--model.dropkey.schedule", "decresing"], r"^model.dropkey.schedule 'decresing' .*expected decreasing, constant"),
+        (["--model.dropkey.structure", "elment"], r"^model.dropkey.structure 'elment' .*: expected element, key"),
+        (["--data.batch_size", "1.5"], r"^data.batch_size '1.5' is not valid: expected a whole number$"),
+        (["--trainer.max_epochs", "two"], r"^trainer.max_epochs 'two' is not valid: expected a whole number or null$"),
+        (["--seed_everything", "abc"], r"^seed_everything 'abc' is not valid: expected true or false or a whole number"),
+        (["--trainer.max_epochs"], r"^--trainer.max_epochs: expected one argument; write it as --option value$"),
+        (["--model", "Foo"], r"^model 'Foo' is not valid: expected a class path such as dropkey_cli.tasks"),
+        (["--data", "dropkey_cli.data.digits.Digitss"], r"^data 'dropkey_cli.data.digits.Digitss' cannot .*mean 'Digits'\?$"),
+    ],
+)
+def test_a_wrong_word_is_named_with_the_right_one(words: list[str], message: str, refused: Refused) -> None:
+    assert re.search(message, refused("fit", "--config", QUICKSTART, *words))
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("model: [1, 2\ntrainer: x", r"^--config 'c.yaml' is not valid YAML: .*expected ',' or '\]'"),
+        ("", r"^--config 'c.yaml' holds no options"),
+        ("- 1\n", r"^--config 'c.yaml' holds no options"),
+        ("trainr: {max_epochs: 3}", r"^unknown option --trainr.max_epochs; did you mean 'trainer.max_epochs'"),
+        ("trainer: {max_epoch: 3}", r"^unknown option --trainer.max_epoch; did you mean 'trainer.max_epochs'"),
+        ("trainer: {max_epochs: two}", r"^trainer.max_epochs 'two' is not valid: expected a whole number or null$"),
+        ("trainer: null", r"^trainer is null"),
+        ("model: {dropkey: {raito: 0.2}}", r"^unknown option --model.dropkey.raito; did you mean 'model.dropkey.ratio'"),
+        (
+            "model: {init_args: {dropkey: {raito: 0.2}}}",
+            r"^unknown option --model.dropkey.raito; did you mean 'model.dropkey.r",
+        ),
+        ("model: 3", r"^model '3' is not valid: expected a class path such as dropkey_cli.tasks.classification.Classific"),
+        ("data: {init_args: {batchsize: 2}}", r"^unknown option --data.batchsize; did you mean 'data.batch_size'"),
+        ("data: {class_path: dropkey_cli.data.digits.Digits, init_args: {degree: 2}}", r"--data.degree; .*'data.degrees'"),
+        ("data: {class_path: dropkey_cli.data.digits.Digitss}", r"^data 'dropkey_cli.data.digits.Digitss' .*mean 'Digits'\?$"),
+        ("data: {class_path: nowhere.Digits}", r"^data 'nowhere.Digits' cannot be imported \(No module named 'nowhere'\)"),
+        ("3: 4", r"^Key must be a string, got: 3"),
+        ("ckpt_path: 3", r"^ckpt_path 3 is not valid"),
+        ("model: !!python/object/apply:os.system ['touch ran']", r"^--config 'c.yaml' is not valid YAML: could not determine"),
+    ],
+)
+def test_a_wrong_config_is_explained(yaml: str, message: str, refused: Refused) -> None:
+    Path("c.yaml").write_text(yaml)
+    assert re.search(message, refused("fit", "--config", "c.yaml"))
+    assert not Path("ran").exists()
+
+
+def test_a_config_that_is_no_file_is_named(refused: Refused) -> None:
+    assert "nowhere.yaml' does not exist: check the path" in refused("fit", "--config", "nowhere.yaml")
+    Path("folder").mkdir()
+    assert "folder' is not a file: check the path" in refused("fit", "--config", "folder")
+    Path("b.yaml").write_bytes(bytes(range(256)))
+    assert "--config 'b.yaml' is not valid YAML: 'utf-8'" in refused("fit", "--config", "b.yaml")
+
+
+WORDS = st.text("abcdelmnorstuy_", min_size=1, max_size=12)
+# Parts that exist, so that what is wrong lies deep as well as at the top
+PATHS = st.lists(
+    st.one_of(st.sampled_from(["trainer", "model", "data", "dropkey", "init_args", "lr"]), WORDS), min_size=1, max_size=4
+)
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=2)
+)
+
+
+def refused_in_one_line(capsys: pytest.CaptureFixture[str], *words: str) -> bool:
+    capsys.readouterr()
+    code, err = main(words), capsys.readouterr().err
+    return code == 2 and err.count("\n") == 1 and "Traceback" not in err
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, value=WORDS)
+def test_any_option_is_refused_in_one_line(path: list[str], value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused_in_one_line(capsys, "fit", f"--{'.'.join(path)}", value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, value=VALUES)
+def test_any_config_is_refused_in_one_line(
+    path: list[str], value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    content = value
+    for key in reversed(path):
+        content = {key: content}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    assert refused_in_one_line(capsys, "fit", "--config", str(tmp_path / "c.yaml"))

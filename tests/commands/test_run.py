@@ -1,0 +1,481 @@
+"""The Trainer commands from the words to the files; `trained` is made once, see conftest."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import yaml
+from jsonargparse import Namespace
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from dropkey_cli.commands.run import checkpoint_defaults, default_precision, fill_image_options
+from dropkey_cli.errors import InputError
+from dropkey_cli.models import factory
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ("fit", "--config", str(ROOT / "configs" / "quickstart.yaml"))
+ONE_STEP = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
+SMALL = ("--model.model_name=vit_tiny_patch16_224", "--model.pretrained=false",
+         "--model.model_args={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}", "--data.image_size=32",
+         "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.devices=1")  # fmt: skip
+VERSION = Path("runs/quickstart/version_0")
+
+Dropkey = Callable[..., Any]
+Refused = Callable[..., str]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def printed_metrics(out: str) -> dict[str, float]:
+    """The numbers of Lightning's table."""
+    cells = [[cell.strip() for cell in line.split("│")] for line in out.splitlines() if line.count("│") == 3]
+    return {row[1]: float(row[2]) for row in cells}
+
+
+def config_of(run: Path) -> Any:  # noqa: ANN401 - YAML
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def options(dropkey: Dropkey, *words: str) -> Any:  # noqa: ANN401 - YAML
+    """The configuration that a fit would use."""
+    outcome = dropkey("fit", *words, "--print_config")
+    assert (outcome.code, outcome.err) == (0, "")
+    return yaml.safe_load(outcome.out)
+
+
+# A run's folder
+
+
+def test_run_folder(trained: Path) -> None:
+    run = trained / VERSION
+    files = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file()}
+    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    columns = read_csv(run / "metrics.csv")[0].keys()
+    layers = [f"blocks.{block}.attn" for block in range(6)]
+    expected = {"epoch", "step", "train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "val/balanced_acc"}
+    expected |= {f"drop_ratio/{name}" for name in [*layers, "mean"]} | {f"drop_ratio_configured/{name}" for name in layers}
+    assert columns == expected
+
+
+def test_a_second_run_gets_its_own_folder_and_the_same_numbers(trained: Path) -> None:
+    # That the first is untouched is checked where they are made
+    assert sorted(folder.name for folder in (trained / "runs" / "quickstart").iterdir()) == ["version_0", "version_1"]
+    first, second = (trained / "runs" / "quickstart" / f"version_{number}" for number in (0, 1))
+    assert read_csv(first / "metrics.csv") == read_csv(second / "metrics.csv")
+    assert config_of(first) == config_of(second)
+    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_saved_config_repeats_the_run(trained: Path, dropkey: Dropkey) -> None:
+    assert dropkey("fit", "--config", str(trained / VERSION / "config.yaml")).code == 0
+    assert read_csv(VERSION / "metrics.csv") == read_csv(trained / VERSION / "metrics.csv")
+    assert config_of(VERSION) == config_of(trained / VERSION)
+
+
+def test_best_checkpoint_has_the_highest_balanced_accuracy(trained: Path) -> None:
+    rows = [row for row in read_csv(trained / VERSION / "metrics.csv") if row["val/balanced_acc"]]
+    assert len(rows) == 2
+    best = max(rows, key=lambda row: float(row["val/balanced_acc"]))
+    saved = torch.load(trained / VERSION / "checkpoints/best.ckpt", weights_only=True)
+    assert saved["global_step"] == int(best["step"]) + 1
+    last = torch.load(trained / VERSION / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 8
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def test_checkpoint_describes_itself_with_plain_data(trained: Path) -> None:
+    description = torch.load(trained / VERSION / "checkpoints/best.ckpt", weights_only=True)["dropkey"]
+    assert is_plain(description)
+    assert description["class_names"] == list("0123456789")
+    assert description["model"]["name"] == "vit_tiny_patch16_224"
+    assert description["model"]["image_size"] == 16
+    assert description["preprocessing"]["image_size"] == 16
+    assert description["dropkey"]["ratio"] == 0.3
+    assert description["versions"].keys() == {"dropkey", "timm", "torch", "lightning"}
+    assert description["config"] == {part: config_of(trained / VERSION)[part] for part in ("model", "data")}
+
+
+def test_the_next_commands_are_printed(dropkey: Dropkey) -> None:
+    out = dropkey(*QUICKSTART, *ONE_STEP).out
+    assert f"{'run folder':<12}{VERSION}" in out
+    assert f"next: dropkey predict --ckpt_path {VERSION}/checkpoints/best.ckpt --data.root IMAGE_OR_FOLDER" in out
+    assert dropkey(*QUICKSTART, *ONE_STEP, "--name=mine/deeper").code == 0
+    assert Path("runs/mine/deeper/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_the_models_name_is_the_runs_default_name(dropkey: Dropkey) -> None:
+    assert dropkey("fit", "--data=dropkey_cli.data.digits.Digits", *SMALL[:4], *ONE_STEP, "--trainer.accelerator=cpu").code == 0
+    assert [folder.name for folder in Path("runs").iterdir()] == ["vit_tiny_patch16_224"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--trainer.accelerator=gpuu"], ["--model.dropkey.schedule=[0.1]"], ["--trainer.max_steps=0"]]
+)
+def test_a_run_that_never_began_leaves_no_folder(words: list[str], refused: Refused) -> None:
+    refused(*QUICKSTART, *words)  # looks
+
+
+def test_fast_dev_run_writes_nothing(dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, "--trainer.fast_dev_run=true")
+    assert outcome.code == 0
+    assert list(Path().iterdir()) == []
+
+
+def test_training_without_dropkey(dropkey: Dropkey) -> None:
+    assert dropkey(*QUICKSTART, *ONE_STEP, "--model.dropkey=null").code == 0
+    assert not [name for name in read_csv(VERSION / "metrics.csv")[0] if name.startswith("drop_ratio")]
+    assert torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["dropkey"]["dropkey"] is None
+    assert dropkey("test", "--ckpt_path=last").code == 0
+
+
+def test_dropkey_changes_what_is_learned(dropkey: Dropkey) -> None:
+    for ratio in ("0.3", "0.6"):
+        assert dropkey(*QUICKSTART, *ONE_STEP, f"--model.dropkey.ratio={ratio}").code == 0
+    first, second = (read_csv(VERSION.with_name(f"version_{number}") / "metrics.csv") for number in (0, 1))
+    assert first[-1]["drop_ratio_configured/blocks.0.attn"] == "0.3"
+    assert [row["train/loss"] for row in first] != [row["train/loss"] for row in second]
+
+
+def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropkey: Dropkey) -> None:
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        outcome = dropkey(*QUICKSTART, *ONE_STEP, "--ckpt_path", str(trained / VERSION), "--trainer.max_epochs=3",
+                          "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=1")  # fmt: skip
+    assert outcome.code == 0
+    assert [row["step"] for row in read_csv(VERSION / "metrics.csv") if row["drop_ratio/mean"]] == ["8", "9", "10", "11"]
+
+
+def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.check_val_every_n_epoch=5")
+    assert outcome.code == 0
+    assert (VERSION / "checkpoints/last.ckpt").is_file()
+
+
+# Which option wins
+
+
+def test_options_beat_configs_beat_defaults(dropkey: Dropkey) -> None:
+    dropkey()  # goes to the empty folder
+    Path("a.yaml").write_text("trainer: {max_epochs: 7}\nmodel: {lr: 0.5, dropkey: {ratio: 0.4}}")
+    Path("b.yaml").write_text("trainer: {max_epochs: 8}")
+    assert options(dropkey)["trainer"]["max_epochs"] == 20
+    assert options(dropkey, "--config=a.yaml")["trainer"]["max_epochs"] == 7
+    assert options(dropkey, "--config=a.yaml", "--config=b.yaml")["trainer"]["max_epochs"] == 8
+    for words in (["--config=a.yaml", "--trainer.max_epochs=9"], ["--trainer.max_epochs=9", "-c", "a.yaml"]):
+        config = options(dropkey, *words)
+        assert config["trainer"]["max_epochs"] == 9
+        assert config["model"]["init_args"]["lr"] == 0.5
+        assert config["model"]["init_args"]["dropkey"]["ratio"] == 0.4
+        assert config["model"]["init_args"]["dropkey"]["schedule"] == "decreasing"
+
+
+def test_options_beat_configs_beat_the_checkpoint_beats_defaults(trained: Path, dropkey: Dropkey) -> None:
+    dropkey()
+    best = ("--ckpt_path", str(trained / VERSION))
+    Path("a.yaml").write_text("model: {lr: 0.25}\ndata: {init_args: {degrees: 3.0}}")
+
+    def lr_degrees(*words: str) -> tuple[float, float]:
+        config = options(dropkey, *words)
+        return config["model"]["init_args"]["lr"], config["data"]["init_args"]["degrees"]
+
+    assert options(dropkey, *best)["data"]["class_path"] == "dropkey_cli.data.digits.Digits"  # the default is ImageFolder
+    assert lr_degrees(*best) == (0.002, 5.0)  # the defaults are null and 10
+    assert lr_degrees(*best, "--config=a.yaml") == (0.25, 3.0)
+    assert lr_degrees("--config=a.yaml", *best) == (0.25, 3.0)
+    assert lr_degrees(*best, "--config=a.yaml", "--model.lr=0.75") == (0.75, 3.0)
+    assert lr_degrees("--model.lr=0.75", "--data.degrees=1", *best, "--config=a.yaml") == (0.75, 1.0)
+
+
+def test_a_config_may_name_the_checkpoint(trained: Path, dropkey: Dropkey) -> None:
+    dropkey()
+    Path("c.yaml").write_text(f"ckpt_path: {trained / VERSION}\ntrainer: {{limit_test_batches: 1}}")
+    assert dropkey("test", "--config=c.yaml").code == 0
+
+
+def test_what_is_given_beats_the_checkpoint_in_test_too(trained: Path, dropkey: Dropkey, refused: Refused) -> None:
+    best = ("--ckpt_path", str(trained / VERSION), "--trainer.limit_test_batches=1")
+    assert dropkey("test", *best, "--data.batch_size=7").code == 0
+    line = refused("test", *best, "--model.model_args={depth: 2}")
+    assert "leave those options out to take the checkpoint's" in line
+
+
+DESCRIPTION: dict[str, Any] = {
+    "config": {
+        "model": {"class_path": "dropkey_cli.tasks.classification.Classification", "init_args": {"lr": 1.0}},
+        "data": {"class_path": "dropkey_cli.data.digits.Digits", "init_args": {"degrees": 3.0}},
+    }
+}
+
+
+def test_a_checkpoint_gives_model_and_data_and_to_predict_the_model() -> None:
+    assert checkpoint_defaults(DESCRIPTION, "test", []) == DESCRIPTION["config"]
+    assert checkpoint_defaults(DESCRIPTION, "predict", []) == {"model": DESCRIPTION["config"]["model"]}
+
+
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_checkpoint_imports_only_our_classes_unasked(part: str) -> None:
+    config = {**DESCRIPTION["config"], part: {"class_path": "evil.Module"}}
+    with pytest.raises(InputError, match=rf"^the checkpoint wants the class 'evil.Module', .* add --{part} evil.Module$"):
+        checkpoint_defaults({"config": config}, "test", ["--ckpt_path=x"])
+    assert checkpoint_defaults({"config": config}, "test", [f"--{part}", "evil.Module"]) == config
+
+
+def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
+    asked = {"image_size": 32, "mean": None, "std": None, "class_names": None, "batch_size": None}
+    config = Namespace({"data.init_args": Namespace(**asked), "model.init_args.model_name": "test_vit"})  # type: ignore[no-untyped-call]
+    fill_image_options(config, {"image_size": 64, "mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"]})
+    filled = {"mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"], "std": (0.5, 0.5, 0.5)}
+    assert vars(config.data.init_args) == {**asked, **filled}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "bf16", "precision"), [(False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")]
+)
+def test_default_precision(cuda: bool, bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert default_precision() == precision
+
+
+# Evaluation
+
+
+def test_every_name_of_a_checkpoint_gives_the_same_numbers(
+    trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropkey_cli.commands.run.default_precision", lambda: "32-true")
+    results = []
+    dropkey()
+    monkeypatch.chdir(trained)
+    version = VERSION.with_name("version_1")  # the newest
+    for given in (version / "checkpoints/best.ckpt", version, version.parent, "best"):
+        outcome = dropkey("validate", "--ckpt_path", str(given))
+        assert (outcome.code, outcome.err) == (0, "")
+        results.append(printed_metrics(outcome.out))
+    assert results[0].keys() == {"val/loss", "val/acc1", "val/acc5", "val/balanced_acc"}
+    assert results.count(results[0]) == 4
+    rows = [row for row in read_csv(version / "metrics.csv") if row["val/balanced_acc"]]
+    best = max(rows, key=lambda row: float(row["val/balanced_acc"]))
+    assert {name: pytest.approx(float(best[name]), abs=1e-6) for name in results[0]} == results[0]
+    last = printed_metrics(dropkey("test", "--ckpt_path", "last").out)
+    assert last.keys() == {"test/loss", "test/acc1", "test/acc5", "test/balanced_acc"}
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_must_be_given(command: str, trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = dropkey(command)
+    assert outcome.code == 2
+    assert outcome.err == (
+        "dropkey: error: no checkpoint given: add --ckpt_path FILE_OR_RUN_FOLDER; there are none under runs/ here "
+        "(dropkey fit makes them)\n"
+    )
+    monkeypatch.chdir(trained)
+    assert f"newest first: {VERSION.with_name('version_1')}/checkpoints/" in dropkey(command).err
+
+
+# Prediction
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with a coloured, a grey and a broken image, the first in a sub-folder."""
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    Image.new("RGB", (20, 10), (200, 30, 5)).save(folder / "a" / "good.png")
+    Image.new("L", (7, 9), 128).save(folder / "grey.jpg")
+    (folder / "broken.png").write_bytes(b"\x89PNG no more")
+    return folder
+
+
+def test_predictions_of_a_folder(trained: Path, photos: Path, dropkey: Dropkey) -> None:
+    outcome = dropkey("predict", "--ckpt_path", str(trained / VERSION), "--data.root", str(photos), "--top_k=10")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "3 rows, 1 of them unreadable (see the error column) in predictions.csv" in outcome.out
+    rows = read_csv(Path("predictions.csv"))
+    assert list(rows[0])[:6] == ["path", "prediction", "probability", "error", "top2_class", "top2_probability"]
+    assert [row["path"] for row in rows] == [str(photos / name) for name in ("a/good.png", "broken.png", "grey.jpg")]
+    assert rows[1]["error"].startswith("cannot identify image file")
+    assert {value for name, value in rows[1].items() if name not in ("path", "error")} == {""}
+    for row in (rows[0], rows[2]):
+        assert row["error"] == ""
+        ranked = [(row["prediction"], row["probability"])] + [
+            (row[f"top{k}_class"], row[f"top{k}_probability"]) for k in range(2, 11)
+        ]
+        assert sorted(name for name, _ in ranked) == list("0123456789")
+        probabilities = [float(value) for _, value in ranked]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: Path, dropkey: Dropkey) -> None:
+    words = ("predict", "--ckpt_path", str(trained / VERSION), "--data.root", str(photos / "grey.jpg"), "--output=out/p.csv")
+    assert dropkey(*words).code == 0
+    first = Path("out/p.csv").read_bytes()
+    assert len(read_csv(Path("out/p.csv"))) == 1
+    outcome = dropkey(*words)
+    assert "the earlier out/p.csv is now out/p.1.csv" in outcome.out
+    assert "1 row in out/p.csv" in outcome.out
+    assert sorted(file.name for file in Path("out").iterdir()) == ["p.1.csv", "p.csv"]
+    assert Path("out/p.csv").read_bytes() == Path("out/p.1.csv").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--data.root is not given"),
+        (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
+        (["--data.root=photos", "--top_k=0"], "--top_k 0: give a number"),
+        (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
+        (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
+        (["--data.root=photos", "--top=3"], "unknown option --top; did you mean 'top_k'"),
+        (["--data.root=photos", "--name=x"], "unknown option --name"),
+    ],
+)
+def test_wrong_predict_options(words: list[str], message: str, trained: Path, photos: Path, refused: Refused) -> None:
+    assert refused("predict", "--ckpt_path", str(trained / VERSION), *words).startswith(message)
+    assert not list(Path().rglob("*.csv*"))
+
+
+# Image folders
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Path:
+    """Three uneven classes of pictures that a glance tells apart, but for some noise."""
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path / "flags"
+    for split, counts in (("train", (12, 6, 3)), ("val", (9, 5, 2)), ("test", (2, 2, 2))):
+        for channel, (name, count) in enumerate(zip(("ant", "bee", "cat"), counts, strict=True)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 200, (40, 36, 3), generator=generator)
+                pixels[..., channel] += 55
+                Image.fromarray(pixels.byte().numpy()).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_metrics_of_an_image_folder_equal_scikit_learns_on_the_predictions(flags: Path, dropkey: Dropkey) -> None:
+    root = ("--data.root", str(flags))
+    assert dropkey("fit", *root, *SMALL, "--trainer.max_epochs=2", "--data.batch_size=5", "--model.lr=1e-3").code == 0
+    validated = printed_metrics(dropkey("validate", "--ckpt_path=last", "--data.batch_size=4").out)
+    assert dropkey("predict", "--ckpt_path=last", "--data.root", str(flags / "val"), "--data.batch_size=3").code == 0
+    rows = read_csv(Path("predictions.csv"))
+    assert len(rows) == 16
+    true, predicted = [Path(row["path"]).parent.name for row in rows], [row["prediction"] for row in rows]
+    assert validated.keys() == {"val/loss", "val/acc1", "val/balanced_acc"}  # top-5 of three classes says nothing
+    assert validated["val/acc1"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
+    assert validated["val/balanced_acc"] == pytest.approx(balanced_accuracy_score(true, predicted), abs=1e-6)
+    tested = printed_metrics(dropkey("test", "--ckpt_path=last").out)
+    assert tested["test/acc1"] == pytest.approx(tested["test/balanced_acc"])  # even classes
+    shutil.rmtree(flags / "train")  # evaluation needs no training images
+    shutil.rmtree(flags / "val")
+    assert printed_metrics(dropkey("test", "--ckpt_path=last").out) == tested
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--data.root is not given; expected ROOT/train/CLASS"),
+        (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
+        (["--data.root=photos"], "found 1 class(es) (a); expected"),
+    ],
+)
+def test_wrong_image_folders(words: list[str], message: str, photos: Path, refused: Refused) -> None:
+    assert refused("fit", *SMALL, *words).startswith(message)
+
+
+# What cannot work
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.model_name=vit_tny_patch16_224"], "'vit_tny_patch16_224' is not a model that timm"),
+        (["--model.model_name=vit_tiny_patch16_224.augreg_in21kk"], "vit_tiny_patch16_224 has no weights 'augreg_in21kk'"),
+        (["--model.model_name=resnet18", "--model.model_args=null"], "ResNet has no attention layer that DropKey can act on"),
+        (["--model.model_args={dept: 3}"], "timm cannot build vit_tiny_patch16_224 with num_classes=10, dept=3"),
+        (["--model.dropkey.ratio=1.5"], "ratio 1.5 is not a drop ratio"),
+        (["--model.dropkey.schedule=[0.1,0.2]"], "schedule lists 2 ratios, the model has 6 layers"),
+        (["--model.lr=-1"], "lr is -1.0; expected 0 or more; give --model.lr"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--trainer.accelerator=gpuu"], "the trainer options do not work together: You selected an invalid accelerator name"),
+        (["--trainer.strategy=ddpp"], "the trainer options do not work together: You selected an invalid strategy name"),
+        (["--trainer.devices=0"], "the trainer options do not work together: `Trainer(devices='0')`"),
+        (["--trainer.accumulate_grad_batches=0"], "the trainer options do not work together: accumulate_grad_batches is 0"),
+        (["--trainer.max_steps=0"], "the trainer options give 0 optimizer steps"),
+        (["--trainer.max_epochs=-1"], "the trainer options give inf optimizer steps"),
+        (["--seed_everything=-3"], "--seed_everything: -3 is not in bounds"),
+        (["--name=../x"], "--name '../x' is no folder name"),
+        (["--ckpt_path=nowhere"], "--ckpt_path 'nowhere' is neither a checkpoint nor a run folder"),
+    ],
+)
+def test_wrong_options_are_one_line(words: list[str], message: str, refused: Refused) -> None:
+    assert refused(*QUICKSTART, *words).startswith(message)
+
+
+def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network() -> None:
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(factory, "get_session", no_network)
+    monkeypatch.setattr(factory, "try_to_load_from_cache", lambda *_: None)
+    line = refused("fit", "--model.pretrained=true", "--trainer.accelerator=cpu", *QUICKSTART[1:])
+    assert line.startswith("the pretrained weights of vit_tiny_patch16_224 (timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k)")
+    assert "train from scratch with --model.pretrained false" in line
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_and_count_together(tmp_path: Path) -> None:
+    words = [*QUICKSTART, *ONE_STEP, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.log_every_n_steps=1"]
+    words += ["--trainer.limit_train_batches=3", "--data.batch_size=8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dropkey_cli", *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")] == [str(VERSION)]
+    rows = [row for row in read_csv(tmp_path / VERSION / "metrics.csv") if row["drop_ratio/mean"]]
+    draws = 8 * 4 * 16 * 16  # per process and step: images, heads, queries, keys
+    counted = [float(row[f"drop_ratio/blocks.{block}.attn"]) * 2 * draws for row in rows for block in range(5)]
+    assert all(count == pytest.approx(round(count), abs=1e-6) for count in counted)
+    assert any(round(count) % 2 for count in counted)  # not one process's share, nor the same in both
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_143(tmp_path: Path) -> None:
+    words = [sys.executable, "-u", "-m", "dropkey_cli", *QUICKSTART]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in cast(Any, process.stdout):
+        if line.startswith("epoch 1/"):
+            break
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert (tmp_path / VERSION / "checkpoints/last.ckpt").is_file()

@@ -1,0 +1,141 @@
+import os
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
+from dropkey_cli.errors import InputError
+
+DESCRIPTION = {"config": {"model": {}, "data": {}}, "preprocessing": {}, "class_names": ["a", "b"]}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checkpoint(path: str, age: int = 0) -> Path:
+    """An empty file that was written ``age`` seconds before a fixed moment."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    os.utime(file, (1_000_000 - age,) * 2)
+    return file
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch payload_ran",)
+
+
+def test_run_folders_are_numbered_and_never_reused() -> None:
+    assert claim_run_folder("a") == Path("runs/a/version_0")
+    assert claim_run_folder("a") == Path("runs/a/version_1")
+    assert claim_run_folder("b") == Path("runs/b/version_0")
+    Path("runs/a/version_9").mkdir()
+    Path("runs/a/version_x").mkdir()
+    Path("runs/a/version_0").rmdir()
+    assert claim_run_folder("a") == Path("runs/a/version_10")
+
+
+def test_runs_that_ask_at_once_get_different_folders() -> None:
+    claimed: list[Path] = []
+    threads = [threading.Thread(target=lambda: claimed.append(claim_run_folder("a"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(Path(f"runs/a/version_{number}") for number in range(16))
+
+
+def test_other_processes_claim_nothing() -> None:
+    assert claim_run_folder("a", claim=False) == Path("runs/a")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["", "/tmp/a", "../a", "a/../../b"])
+def test_a_name_stays_under_runs(name: str) -> None:
+    with pytest.raises(InputError, match=f"--name {name!r} is no folder name"):
+        claim_run_folder(name)
+
+
+@pytest.mark.parametrize("name", ["taken", "taken/a", "a\0b"])
+def test_a_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
+    Path("runs").mkdir()
+    Path("runs/taken").touch()
+    with pytest.raises(InputError, match=r"cannot make the run folder 'runs/.*give another --name"):
+        claim_run_folder(name)
+
+
+def test_every_way_to_name_a_checkpoint() -> None:
+    old, new = (checkpoint(f"runs/a/version_{number}/checkpoints/best.ckpt", age=10 - number) for number in (0, 1))
+    last = checkpoint("runs/a/version_1/checkpoints/last.ckpt", age=1)
+    other = checkpoint("runs/b/version_0/checkpoints/best.ckpt", age=20)
+    loose = checkpoint("elsewhere/any.name")
+    assert find_checkpoint(str(loose)) == loose
+    assert find_checkpoint("runs/a/version_0") == old
+    assert find_checkpoint("runs/a/version_0/checkpoints") == old
+    assert find_checkpoint("runs/a") == new
+    assert find_checkpoint("runs/b") == other
+    assert find_checkpoint("runs/a/version_1", prefer="last") == last
+    assert find_checkpoint("best") == new
+    assert find_checkpoint("last") == last
+
+
+def test_the_newest_run_is_the_one_written_last_not_the_highest_number() -> None:
+    checkpoint("runs/a/version_1/checkpoints/best.ckpt", age=9)
+    newest = checkpoint("runs/a/version_0/checkpoints/best.ckpt", age=1)
+    assert find_checkpoint("best") == find_checkpoint("runs/a") == newest
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "no checkpoint given: add --ckpt_path"),
+        ("best", "--ckpt_path best: no run under runs/ has a best.ckpt"),
+        ("nowhere", "--ckpt_path 'nowhere' is neither a checkpoint nor a run folder"),
+    ],
+)
+def test_a_missing_checkpoint_lists_those_there_are(given: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=f"{message}.*there are none under runs/ here"):
+        find_checkpoint(given)
+    for number in range(7):
+        checkpoint(f"runs/a/version_{number}/checkpoints/last.ckpt", age=number)
+    with pytest.raises(InputError, match=f"{message}.*newest first: runs/a/version_0/.*version_4/\\S* and 2 more$"):
+        find_checkpoint(given)
+
+
+def test_description_of_a_checkpoint() -> None:
+    torch.save({"dropkey": DESCRIPTION, "state_dict": {}}, "good.ckpt")
+    assert read_checkpoint(Path("good.ckpt")) == DESCRIPTION
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", bytes(range(256)) * 20])
+def test_a_file_that_is_no_checkpoint_is_refused(content: bytes) -> None:
+    Path("x.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match=r"^'x.ckpt' is no checkpoint that can be loaded safely \(.*give one that dropkey"):
+        read_checkpoint(Path("x.ckpt"))
+
+
+def test_a_checkpoint_never_runs_code() -> None:
+    torch.save({"dropkey": DESCRIPTION, "evil": Payload()}, "zip.ckpt")
+    torch.save({"dropkey": Payload()}, "legacy.ckpt", _use_new_zipfile_serialization=False)
+    Path("pickle.ckpt").write_bytes(pickle.dumps(Payload()))
+    for name in ("zip.ckpt", "legacy.ckpt", "pickle.ckpt"):
+        with pytest.raises(InputError, match=f"'{name}' is no checkpoint that can be loaded safely"):
+            read_checkpoint(Path(name))
+    assert not Path("payload_ran").exists()
+
+
+@pytest.mark.parametrize("content", [torch.ones(3), {"state_dict": {}}, {"dropkey": 3}, {"dropkey": {"class_names": []}}])
+def test_a_checkpoint_of_another_program_is_refused(content: object) -> None:
+    torch.save(content, "x.ckpt")
+    with pytest.raises(InputError, match=r"^'x.ckpt' was not written by dropkey"):
+        read_checkpoint(Path("x.ckpt"))

@@ -1,0 +1,95 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dropkey_cli import __version__, cli
+from dropkey_cli.cli import COMMANDS, main
+from dropkey_cli.errors import InputError
+
+SCRIPT = Path(sys.executable).parent / "dropkey"
+
+
+def stop_with(monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
+    def dispatch(words: list[str]) -> None:
+        raise stop
+
+    monkeypatch.setattr(cli, "_dispatch", dispatch)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.split("commands:\n")[1].split("\n\n")[0].splitlines()] == list(COMMANDS)
+    assert err == ""
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"dropkey {__version__}\n"
+
+
+@pytest.mark.parametrize(("word", "near"), [("fitt", "'fit'"), ("tset", "'test'"), ("inspct", "'inspect'"), ("xyz", "predict")])
+def test_unknown_command_is_named_with_the_nearest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"dropkey: error: {word!r} is no command: give one of fit, validate")
+    assert near in err
+    assert err.count("\n") == 1
+
+
+def test_input_error_is_one_line_without_a_workers_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = "Caught InputError in a worker.\nTraceback:\n  File …\ndropkey_cli.errors.InputError: cannot read\n 'a'"
+    stop_with(monkeypatch, InputError(worker))
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err == "dropkey: error: cannot read 'a'\n"
+
+
+def interrupted() -> SystemExit:
+    """What Lightning leaves after Ctrl-C."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    except SystemExit as stop:
+        return stop
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [(SystemExit(), 0), (SystemExit(0), 0), (SystemExit(143), 143), (SystemExit("words"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes(stop: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_with(monkeypatch, stop)
+    assert main(["fit"]) == code
+
+
+def test_ctrl_c_in_training_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_with(monkeypatch, interrupted())
+    assert main(["fit"]) == 130
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_with(monkeypatch, ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["fit"])
+
+
+@pytest.mark.parametrize("word", ["--help", "--version", "fitt"])
+def test_answers_without_importing_torch(word: str) -> None:
+    program = f"import sys; from dropkey_cli.cli import main; main([{word!r}]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("command", [[str(SCRIPT)], [sys.executable, "-m", "dropkey_cli"]])
+def test_installed_commands(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"dropkey {__version__}\n")
+    assert subprocess.run([*command, "fitt"], cwd=tmp_path, capture_output=True).returncode == 2

@@ -1,0 +1,23 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dropkey_cli.errors import InputError, did_you_mean
+
+
+def test_the_nearest_words_come_first() -> None:
+    assert did_you_mean("vit_tny", ["resnet18", "vit_tinny", "vit_tiny"]) == "; did you mean 'vit_tiny' or 'vit_tinny'?"
+
+
+def test_nothing_is_offered_where_nothing_is_near() -> None:
+    assert did_you_mean("xyz", ["fit", "test"]) == ""
+    assert did_you_mean("fit", []) == ""
+
+
+@given(st.text(), st.lists(st.text(), max_size=5))
+def test_any_words_give_a_sentence_end_or_nothing(given_word: str, known: list[str]) -> None:
+    text = did_you_mean(given_word, known)
+    assert text == "" or (text.startswith("; did you mean ") and text.endswith("?"))
+
+
+def test_an_input_error_is_a_value_error() -> None:
+    assert issubclass(InputError, ValueError)

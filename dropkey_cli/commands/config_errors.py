@@ -21,8 +21,15 @@ _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _NO_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s+(module .* has no attribute .*|No module named .*)")
 _GIVEN = re.compile(r"(?:Given value: |Got value: )(.*)")
 _CLASS_EXAMPLES = {"model": "dropkey_cli.tasks.classification.Classification", "data": "dropkey_cli.data.digits.Digits"}
-_PLAIN_TYPES = {"NoneType": "null", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-_EXPECTED = re.compile(r"Expected an? (?:<class ')?([^\n]+?)(?:'>)?(?:\. Got value.*)?$", re.MULTILINE)
+_PLAIN_TYPES = {
+    "NoneType": "null",
+    "PositiveInt": "a whole number from 1",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+}
+_EXPECTED = re.compile(r"(?:Expected an? (?:<class ')?|Not of type )([^\n]+?)(?:'>)?(?:\. Got value.*|: .*)?$", re.MULTILINE)
 
 
 class OneLineParser(LightningArgumentParser):

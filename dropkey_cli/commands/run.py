@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -109,6 +110,8 @@ class RunCLI(LightningCLI):
         parser.set_defaults(self.defaults)
         parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
         parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
+        threads = "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine."
+        parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
         if self.command != "fit":
             parser.set_defaults({"trainer.devices": 1})  # on more, the last batches hold images twice
         if self.command == "fit":
@@ -132,8 +135,9 @@ class RunCLI(LightningCLI):
         sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
         for part in ("trainer", "model", "data"):
-            if self.config[self.command][part] is None:
-                raise InputError(f"{part} is null: give its options, or leave it out for the defaults")
+            given = self.config[self.command][part]
+            if not isinstance(given, Namespace):
+                raise InputError(f"{part} is {given!r}: give its options, or leave it out for the defaults")
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
             print(f"checkpoint  {path}")
@@ -150,6 +154,8 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Keep the options as asked; then fill in what the data takes from the checkpoint or the model."""
         config = self.config[self.command]
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
         self.asked = self._parser(self.command).dump(config, skip_unset=False)
         fill_image_options(config, self.known)
 

@@ -40,12 +40,15 @@ class Run:
             strategy=SimpleNamespace(reduce=self.reduce),
         )
         self.module: Any = SimpleNamespace(dropkey_plan=self.plan)
-        self.monitor: Any = DropRatioMonitor()
-        self.monitor.on_train_start(self.trainer, self.module)
+        self.monitor = DropRatioMonitor()
+        self.start()
 
     def reduce(self, counts: Tensor, reduce_op: str) -> Tensor:
         assert reduce_op == "sum"
         return counts * self.world_size  # as if every process had counted the same
+
+    def start(self) -> None:
+        self.monitor.on_train_start(self.trainer, self.module)
 
     def batch(self, *, step: bool = True) -> None:
         self.model(torch.randn(4, 3, 32, 32))
@@ -156,7 +159,7 @@ def test_with_accumulated_gradients_every_batch_counts_once() -> None:
 def test_a_resumed_run_goes_on_where_it_was() -> None:
     run = Run(interval=2)
     run.trainer.global_step = 6
-    run.monitor.on_train_start(run.trainer, run.module)
+    run.start()
     run.batch(step=False)
     run.batch()
     run.batch()

@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.commands.run import checkpoint_defaults, default_precision, fill_image_options
 from dropkey_cli.errors import InputError
 from dropkey_cli.models import factory
@@ -149,10 +150,25 @@ def test_training_without_dropkey(dropkey: Dropkey) -> None:
 
 def test_dropkey_changes_what_is_learned(dropkey: Dropkey) -> None:
     for ratio in ("0.3", "0.6"):
-        assert dropkey(*QUICKSTART, *ONE_STEP, f"--model.dropkey.ratio={ratio}").code == 0
+        assert dropkey(*QUICKSTART, *ONE_STEP, "--trainer.log_every_n_steps=1", f"--model.dropkey.ratio={ratio}").code == 0
     first, second = (read_csv(VERSION.with_name(f"version_{number}") / "metrics.csv") for number in (0, 1))
-    assert first[-1]["drop_ratio_configured/blocks.0.attn"] == "0.3"
+    assert (first[0]["drop_ratio_configured/blocks.0.attn"], second[0]["drop_ratio_configured/blocks.0.attn"]) == ("0.3", "0.6")
     assert [row["train/loss"] for row in first] != [row["train/loss"] for row in second]
+
+
+@pytest.mark.parametrize(("seed", "used"), [("5", [5]), ("false", [])])
+def test_batches_are_seeded_with_the_runs_seed(
+    seed: str, used: list[int], dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    class Recorded(BatchSeeds):
+        def on_train_batch_start(self, *_: object) -> None:
+            seeds.append(self.seed)
+
+    monkeypatch.setattr("dropkey_cli.commands.run.BatchSeeds", Recorded)
+    assert dropkey(*QUICKSTART, "--trainer.fast_dev_run=true", f"--seed_everything={seed}").code == 0
+    assert seeds == used
 
 
 def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropkey: Dropkey) -> None:
@@ -395,7 +411,7 @@ def test_metrics_of_an_image_folder_equal_scikit_learns_on_the_predictions(flags
     [
         ([], "--data.root is not given; expected ROOT/train/CLASS"),
         (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
-        (["--data.root=photos"], "found 1 class(es) (a); expected"),
+        (["--data.root=photos"], "found 1 class(es) ('a'); expected"),
     ],
 )
 def test_wrong_image_folders(words: list[str], message: str, photos: Path, refused: Refused) -> None:

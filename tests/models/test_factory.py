@@ -1,0 +1,131 @@
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data.config import resolve_model_data_config
+
+from dropkey_cli.errors import InputError
+from dropkey_cli.models import factory
+from dropkey_cli.models.factory import create_model, describe_weights, image_config, pretrained_config
+
+VIT = "test_vit.r160_in1k"
+
+
+def unreachable() -> None:
+    raise ConnectionError("there is no network in tests")
+
+
+@pytest.fixture(autouse=True)
+def no_network_and_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "get_session", unreachable)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vit_tny_patch16_224",
+            r"^'vit_tny_patch16_224' is not a model that timm \S+ has; did you mean 'vit_tiny_patch16_224'",
+        ),
+        ("", r"^'' is not a model"),
+        ("hf_hub:timm/x", r"^'hf_hub:timm/x' is not a model"),
+        ("test_vit.r160_in1", r"^test_vit has no weights 'r160_in1': give one of r160_in1k; did you mean 'r160_in1k'\?$"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pretrained_config(name)
+    with pytest.raises(InputError, match=message):
+        create_model(name, num_classes=2, image_size=32, pretrained=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "resnet18", "swin_tiny_patch4_window7_224", "vit_small_patch14_dinov2", "xcit_nano_12_p16_224"]
+)
+def test_images_that_a_model_expects_are_timms(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    expected: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    config = image_config(name)
+    assert config.image_size == expected["input_size"][-1]
+    assert (config.mean, config.std) == (expected["mean"], expected["std"])
+    assert (config.interpolation, config.crop_pct) == (expected["interpolation"], expected["crop_pct"])
+
+
+def test_every_timm_model_has_an_image_config() -> None:
+    for name in timm.list_models():
+        assert image_config(name).image_size > 0, name
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 160), ("test_vit", 48), ("test_resnet", 48), ("test_convnext", 64)])
+def test_networks_for_any_number_of_classes_and_image_size(name: str, size: int) -> None:
+    model = create_model(name, num_classes=3, image_size=size, pretrained=False)
+    assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
+
+
+def test_arguments_reach_the_constructor() -> None:
+    model = create_model("test_vit", num_classes=3, image_size=32, pretrained=False, model_args={"depth": 2, "reg_tokens": 2})
+    assert len(model.blocks) == 2  # type: ignore[arg-type]
+    assert model.num_prefix_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("model_args", "message"),
+    [
+        ({"dept": 2}, r"^timm cannot build test_vit with num_classes=3, dept=2.*TypeError: .*'dept'"),
+        ({"embed_dim": 7}, r"^timm cannot build test_vit with .*embed_dim=7"),
+        ({"img_size": 32}, r"^model_args has img_size: give the image size with --data.image_size"),
+        ({"num_classes": 2}, r"^model_args has num_classes: the data say how many classes there are, 3"),
+    ],
+)
+def test_wrong_arguments_are_refused(model_args: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        create_model("test_vit", num_classes=3, image_size=32, pretrained=False, model_args=model_args)
+
+
+def test_weights_are_described_with_source_and_licence() -> None:
+    assert describe_weights("test_vit") == "r160_in1k weights from timm/test_vit.r160_in1k (licence: apache-2.0)"
+
+
+def test_weights_that_do_not_exist() -> None:
+    name = next(name for name in timm.list_models("vit_*") if not pretrained_config(name).has_weights)
+    with pytest.raises(InputError, match=f"timm has no pretrained weights for {name}: .* --model.pretrained false"):
+        create_model(name, num_classes=3, image_size=image_config(name).image_size, pretrained=True, model_args={"depth": 1})
+
+
+@pytest.mark.parametrize(("offline", "reason"), [(False, "does not answer: ConnectionError"), (True, "HF_HUB_OFFLINE is set")])
+def test_weights_that_cannot_be_fetched_are_said_at_once(offline: bool, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", offline)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=rf"^the pretrained weights of test_vit \(timm/{VIT}\) .*{reason}.*pretrained false$"):
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=True)
+    assert time.monotonic() - start < 2
+
+
+def test_wrong_arguments_are_found_before_anything_is_fetched() -> None:
+    with pytest.raises(InputError, match="dept=2"):  # not the network's error
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=True, model_args={"dept": 2})
+
+
+@pytest.mark.parametrize("size", [160, 48])
+def test_weights_in_the_cache_need_no_network(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    saved = timm.create_model("test_vit").state_dict()
+    cache = tmp_path / "hub" / f"models--timm--{VIT}"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc")
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    save_file(saved, cache / "snapshots" / "abc" / "model.safetensors")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    model = create_model("test_vit", num_classes=3, image_size=size, pretrained=True)
+    loaded = model.state_dict()
+    assert torch.equal(loaded["blocks.0.attn.qkv.weight"], saved["blocks.0.attn.qkv.weight"])
+    assert loaded["head.weight"].shape[0] == 3  # a new classifier
+    assert model(torch.randn(1, 3, size, size)).shape == (1, 3)  # with resampled position embeddings

@@ -1,0 +1,295 @@
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning import Callback, LightningDataModule, Trainer
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dropkey_cli.data.dataset import Example
+from dropkey_cli.data.preprocessing import Preprocessing
+from dropkey_cli.errors import InputError
+from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.tasks.classification import Classification
+
+SIZE = 32
+DEPTH = 3
+PREPROCESSING = Preprocessing(SIZE, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.95)
+
+
+class Images(LightningDataModule):
+    """Images and labels from memory, in order, as one split for every stage."""
+
+    def __init__(self, images: Tensor, labels: Tensor, *, batch_size: int = 4, num_classes: int = 10) -> None:
+        super().__init__()
+        self.examples = [
+            Example(image=image, label=int(label), index=index, path=str(index), error="")
+            for index, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
+        self.batch_size = batch_size
+        self.class_names = [str(number) for number in range(num_classes)]
+        self.preprocessing = PREPROCESSING
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        return DataLoader(self.examples, batch_size=self.batch_size)  # type: ignore[arg-type]  # a list will do
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        return self.train_dataloader()
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        return self.train_dataloader()
+
+
+class Reader(Classification):
+    """Takes the first K pixels of an image as its logits, so that a test says what the network answers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.network is not None
+        unused = sum(parameter.sum() * 0 for parameter in self.network.parameters())
+        num_classes = len(self.trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it
+        return images[:, 0].flatten(1)[:, :num_classes] + unused
+
+
+def task(cls: type[Classification] = Classification, **options: Any) -> Classification:  # noqa: ANN401 - any option
+    model_args = {"depth": DEPTH, **options.pop("model_args", {})}
+    return cls("test_vit", **{"pretrained": False, **options}, model_args=model_args)
+
+
+def trainer(**options: Any) -> Trainer:  # noqa: ANN401 - any option
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(accelerator="cpu", devices=1, **{**quiet, "max_epochs": 1, "num_sanity_val_steps": 0, **options})
+
+
+def random_data(num_images: int = 8, **options: int) -> Images:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(num_images, 3, SIZE, SIZE, generator=generator)
+    return Images(images, torch.randint(0, 10, (num_images,), generator=generator), **options)
+
+
+def logits_as_images(logits: Tensor) -> Tensor:
+    images = torch.zeros(len(logits), 3, SIZE * SIZE)
+    images[:, 0, : logits.shape[1]] = logits
+    return images.reshape(-1, 3, SIZE, SIZE)
+
+
+# Metrics
+
+
+def metrics_of(logits: Tensor, labels: Tensor, stage: str, *, batch_size: int) -> dict[str, float]:
+    data = Images(logits_as_images(logits), labels, batch_size=batch_size, num_classes=logits.shape[1])
+    [values] = getattr(trainer(), stage)(task(Reader), data, verbose=False)
+    return cast(dict[str, float], values)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.parametrize(("stage", "prefix"), [("validate", "val"), ("test", "test")])
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
+def test_metrics_equal_scikit_learns(stage: str, prefix: str, batch_size: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.multinomial(torch.arange(1, 8).float(), 50, replacement=True, generator=generator)  # uneven
+    logits = torch.randn(50, 7, generator=generator) + 1.5 * torch.eye(7)[labels]
+    # Nothing tells acc1 from acc5 in the first batch: torchmetrics would merge their states from there on
+    labels[:batch_size] = logits[:batch_size].argmax(1) if batch_size < 50 else labels[:batch_size]
+    values = metrics_of(logits, labels, stage, batch_size=batch_size)
+    true, predicted = labels.numpy(), logits.argmax(1).numpy()
+    assert values == {
+        f"{prefix}/loss": pytest.approx(log_loss(true, logits.softmax(1).numpy(), labels=range(7)), abs=1e-6),
+        f"{prefix}/acc1": pytest.approx(accuracy_score(true, predicted)),
+        f"{prefix}/acc5": pytest.approx(top_k_accuracy_score(true, logits.numpy(), k=5, labels=range(7))),
+        f"{prefix}/balanced_acc": pytest.approx(balanced_accuracy_score(true, predicted)),
+    }
+    assert values[f"{prefix}/acc1"] != values[f"{prefix}/acc5"]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_a_class_without_images_does_not_count_even_where_it_is_predicted() -> None:
+    logits = torch.eye(4)[[0, 0, 1, 3]]
+    values = metrics_of(logits, torch.tensor([0, 0, 1, 1]), "validate", batch_size=4)
+    assert values["val/balanced_acc"] == pytest.approx((1 + 0.5) / 2)  # scikit-learn's definition
+    assert values["val/acc1"] == pytest.approx(0.75)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.parametrize(("num_classes", "top5"), [(2, False), (5, False), (6, True)])
+def test_top_5_only_of_more_than_5_classes(num_classes: int, top5: bool) -> None:
+    values = metrics_of(torch.eye(num_classes), torch.arange(num_classes), "test", batch_size=3)
+    assert ("test/acc5" in values) == top5
+    assert values["test/acc1"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_label_smoothing_is_in_the_training_loss_only() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 4])
+    run = trainer()
+    run.fit(task(Reader, label_smoothing=0.2, dropkey=None), Images(logits_as_images(logits), labels))
+    log_p = logits.log_softmax(1)
+    plain = -log_p[range(4), labels].mean()
+    smooth = 0.8 * plain - 0.2 * log_p.mean()
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(float(smooth), abs=1e-6)
+    assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(plain), abs=1e-6)
+
+
+def test_predictions_are_probabilities_in_float32() -> None:
+    model = task(Reader)
+    model.forward = lambda images: images.flatten(1)[:, :3].bfloat16()  # type: ignore[method-assign]
+    batch: Any = {"image": torch.randn(4, 3, 2, 2)}
+    probabilities = model.predict_step(batch, 0)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+
+# Learning rates
+
+
+class Rates(Callback):
+    """Keeps every parameter's learning rate at each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.decayed: dict[str, float] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: object) -> None:  # noqa: ANN401
+        groups = trainer.optimizers[0].param_groups
+        names = {id(parameter): name for name, parameter in pl_module.network.named_parameters()}
+        self.steps.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
+        self.decayed = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+
+    @property
+    def head(self) -> list[float]:
+        return [rates["head.weight"] for rates in self.steps]
+
+
+def rates(model: Classification, *, num_steps: int, **options: Any) -> Rates:  # noqa: ANN401 - the trainer's
+    recorded = Rates()
+    data = random_data(4 * num_steps, batch_size=4)
+    trainer(callbacks=[recorded], limit_val_batches=0, log_every_n_steps=1, **options).fit(model, data)
+    return recorded
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_rate_warms_up_and_falls_along_a_cosine_to_0() -> None:
+    head = rates(task(lr=0.1, warmup_share=0.2), num_steps=20).head
+    assert len(head) == 20
+    # Linear from 1 % to the full rate in 4 steps
+    assert head[:5] == pytest.approx([0.001, 0.02575, 0.0505, 0.07525, 0.1])
+    assert max(head) == head[4]
+    assert head[4:] == sorted(head[4:], reverse=True)
+    assert head[12] == pytest.approx(0.05, rel=0.1)  # half-way
+    assert 0 <= head[-1] < 0.02 * 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+@pytest.mark.parametrize(("num_steps", "warmup_share"), [(1, 0.0), (1, 0.1), (1, 0.9), (2, 0.5), (3, 0.9), (4, 0.0)])
+def test_the_shortest_runs_train_at_a_rate_above_0(num_steps: int, warmup_share: float) -> None:
+    head = rates(task(lr=0.1, warmup_share=warmup_share), num_steps=num_steps).head
+    assert len(head) == num_steps
+    assert all(0 < rate <= 0.1 for rate in head)
+    if round(num_steps * warmup_share) == 0:
+        assert head[0] == pytest.approx(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_layer_decay_scales_the_rates_by_powers() -> None:
+    peak = rates(task(lr=0.1, layer_decay=0.75, warmup_share=0.25), num_steps=8).steps[2]
+    for block in range(DEPTH):
+        assert peak[f"blocks.{block}.attn.qkv.weight"] == pytest.approx(0.1 * 0.75 ** (DEPTH - block))
+        assert peak[f"blocks.{block}.attn.qkv.bias"] == pytest.approx(0.1 * 0.75 ** (DEPTH - block))
+    assert peak["patch_embed.proj.weight"] == pytest.approx(0.1 * 0.75 ** (DEPTH + 1))
+    assert peak["head.weight"] == pytest.approx(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_without_layer_decay_all_rates_are_equal_and_norms_do_not_decay() -> None:
+    recorded = rates(task(lr=0.1, weight_decay=0.3), num_steps=2)
+    assert all(len(set(step.values())) == 1 for step in recorded.steps)
+    assert recorded.decayed["blocks.0.attn.qkv.weight"] == 0.3
+    assert recorded.decayed["blocks.0.attn.qkv.bias"] == recorded.decayed["blocks.0.norm1.weight"] == 0
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "given", "expected"), [(True, None, 0.75), (False, None, 1.0), (True, 1.0, 1.0), (False, 0.5, 0.5)]
+)
+def test_default_layer_decay(pretrained: bool, given: float | None, expected: float) -> None:
+    assert Classification(pretrained=pretrained, layer_decay=given).layer_decay == expected
+
+
+def test_default_rate_follows_the_images_per_optimizer_step() -> None:
+    model = task()
+    given: Any = SimpleNamespace(datamodule=SimpleNamespace(batch_size=64), accumulate_grad_batches=2, world_size=4)
+    model.__dict__["_trainer"] = given
+    assert model.learning_rate == pytest.approx(5e-4 * 64 * 2 * 4 / 256)
+    model.lr = 0.25
+    assert model.learning_rate == 0.25
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 0}, {"max_epochs": -1}, {"limit_train_batches": 0}])
+def test_runs_without_steps_or_without_end_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"the trainer options give \S+ optimizer steps: give --trainer.max_epochs"):
+        trainer(**options).fit(task(), random_data())
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lr", [-0.1]),
+        ("layer_decay", [0.0, -1.0, 1.1]),
+        ("weight_decay", [-0.1]),
+        ("warmup_share", [-0.1, 1.0]),
+        ("label_smoothing", [-0.1, 1.0]),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, values: list[float]) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=rf"^{name} is {value}; expected .*; give --model.{name}$"):
+            Classification(**{name: value})  # type: ignore[arg-type]  # one number
+
+
+# The network
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_network_fits_the_data_and_has_dropkey() -> None:
+    model = task(dropkey=DropKeySettings(ratio=0.4))
+    run = trainer()
+    run.fit(model, random_data())
+    assert model(torch.randn(2, 3, SIZE, SIZE)).shape == (2, 10)
+    plan = model.dropkey_plan
+    assert plan is not None
+    assert [layer.ratio for layer in plan.layers] == pytest.approx([0.4, 0.2, 0.0])
+    lines = dict(model.plan_lines())
+    assert lines["DropKey"] == "DropKey in 3 attention layers: ratio 0.4 first, 0 last, 0.2 mean (decreasing, element)"
+    assert lines["optimizer"] == "AdamW, lr 7.81e-06, layer decay 1, weight decay 0.05"
+    description = model.describe()
+    assert description["class_names"] == [str(number) for number in range(10)]
+    assert description["model"] == {"name": "test_vit", "args": {"depth": 3}, "image_size": SIZE}
+    assert description["dropkey"]["ratio"] == 0.4
+    assert description["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_dropkey_null_trains_the_plain_network() -> None:
+    model = task(dropkey=None)
+    trainer(fast_dev_run=True).fit(model, random_data())
+    assert model.dropkey_plan is None
+    assert model.describe()["dropkey"] is None
+    assert dict(model.plan_lines())["DropKey"] == "none"
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_weights_of_another_network_are_refused_in_a_sentence() -> None:
+    model, data = task(), random_data()
+    trainer(fast_dev_run=True).fit(model, data)
+    saved: dict[str, Any] = {"dropkey": model.describe()}
+    model.on_load_checkpoint(saved)
+    data.class_names = [*data.class_names[:-1], "ten"]
+    with pytest.raises(InputError, match=r"the checkpoint has class_names .*'9'\], the options .*'ten'\]"):
+        model.on_load_checkpoint(saved)
+    data.class_names[-1] = "9"
+    data.preprocessing = replace(PREPROCESSING, image_size=64)
+    with pytest.raises(InputError, match=r"the checkpoint has model .*'image_size': 32.*'image_size': 64"):
+        model.on_load_checkpoint(saved)
+    with pytest.raises(InputError, match="this checkpoint was not written by dropkey"):
+        model.on_load_checkpoint({"state_dict": {}})

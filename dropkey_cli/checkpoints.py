@@ -42,7 +42,7 @@ def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
     Args:
         given: A file; a run folder (runs/NAME/version_N) or the checkpoints folder in it; a folder of runs (runs/NAME),
             of which the newest is taken; or ``best`` or ``last`` of the newest run.
-        prefer: Which checkpoint of a run folder is meant: best or last.
+        prefer: Which checkpoint of a run folder is meant, where it has both: best or last.
 
     Raises:
         InputError: If there is none; the message lists those there are.
@@ -57,9 +57,10 @@ def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
     path = Path(given)
     if path.is_file():
         return path
-    for folder in (path / "checkpoints", path):
-        if (folder / f"{prefer}.ckpt").is_file():
-            return folder / f"{prefer}.ckpt"
+    for name in (prefer, "best", "last"):  # a run without validation has no best
+        for folder in (path / "checkpoints", path):
+            if (folder / f"{name}.ckpt").is_file():
+                return folder / f"{name}.ckpt"
     if newest := _all_checkpoints(f"{prefer}.ckpt", path):
         return newest[0]
     raise InputError(f"--ckpt_path {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")

@@ -139,3 +139,11 @@ def test_a_checkpoint_of_another_program_is_refused(content: object) -> None:
     torch.save(content, "x.ckpt")
     with pytest.raises(InputError, match=r"^'x.ckpt' was not written by dropkey"):
         read_checkpoint(Path("x.ckpt"))
+
+
+def test_run_without_validation_gives_its_last_checkpoint() -> None:
+    last = checkpoint("runs/a/version_0/checkpoints/last.ckpt")
+    assert find_checkpoint("runs/a/version_0") == last
+    best = checkpoint("runs/a/version_0/checkpoints/best.ckpt")
+    assert find_checkpoint("runs/a/version_0") == best
+    assert find_checkpoint("runs/a/version_0", prefer="last") == last

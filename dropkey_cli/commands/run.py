@@ -114,9 +114,11 @@ class RunCLI(LightningCLI):
         parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
         if self.command != "fit":
             parser.set_defaults({"trainer.devices": 1})  # on more, the last batches hold images twice
+        # Everywhere, so that a run's config.yaml is valid for every command
+        name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
+        parser.add_argument("--name", type=str | None, help=name)
         if self.command == "fit":
             parser.set_defaults({"trainer.max_epochs": 20})
-            parser.add_argument("--name", type=str | None, help="Folder of the run under runs/ (default: the model's name).")
         if self.command == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file.")
             parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")

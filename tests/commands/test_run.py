@@ -295,6 +295,16 @@ def test_every_name_of_a_checkpoint_gives_the_same_numbers(
     assert last.keys() == {"test/loss", "test/acc1", "test/acc5", "test/balanced_acc"}
 
 
+def test_a_runs_config_is_valid_for_the_other_commands(
+    trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropkey()
+    monkeypatch.chdir(trained)
+    outcome = dropkey("validate", "--config", str(VERSION / "config.yaml"), "--ckpt_path", str(VERSION))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert printed_metrics(outcome.out) == printed_metrics(dropkey("validate", "--ckpt_path", str(VERSION)).out)
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_must_be_given(command: str, trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = dropkey(command)
@@ -362,7 +372,6 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
         (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
         (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
         (["--data.root=photos", "--top=3"], "unknown option --top; did you mean 'top_k'"),
-        (["--data.root=photos", "--name=x"], "unknown option --name"),
     ],
 )
 def test_wrong_predict_options(words: list[str], message: str, trained: Path, photos: Path, refused: Refused) -> None:

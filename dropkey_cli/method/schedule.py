@@ -7,7 +7,7 @@ from dropkey_cli.method.settings import DropKeySettings, check_ratio
 def layer_ratios(settings: DropKeySettings, num_layers: int) -> list[float]:
     """Drop ratio of each of ``num_layers`` attention layers, in order of first execution.
 
-    The paper decreases the ratio linearly with depth (section 3.3); its end values are not public, ours run from ``ratio``
+    The paper decreases the ratio linearly with depth; its end values are not known to us, ours run from ``ratio``
     to ``final_ratio``: r_l = ratio + (final_ratio - ratio) * l / (L - 1) for l = 0 … L-1, and ``ratio`` where L = 1.
 
     Raises:

@@ -80,7 +80,7 @@ class DropKeyPlan:
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:
-        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (paper, section 3.4)."""
+        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies)."""
         before = [state.sampling for state in self.states]
         for state in self.states:
             state.sampling = True

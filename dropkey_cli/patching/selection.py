@@ -70,7 +70,10 @@ def select_layers(calls: list[AttentionCall], settings: DropKeySettings, *, mode
             left_alone.append(LeftAlone(call.layer, class_name(call.cls), why))
     # A class token or a pooling head alone is not what the paper regularises: only on purpose.
     if not settings.include and not any(layer.kind == "key" for layer in selected):
-        left_alone += [LeftAlone(layer.name, layer.class_name, "is a class token's attention only") for layer in selected]
+        left_alone += [
+            LeftAlone(layer.name, layer.class_name, "is a class token's attention only (add it to include for DropKey there)")
+            for layer in selected
+        ]
         selected = []
     _check_nesting(selected, firsts)
     if not selected:

@@ -4,14 +4,14 @@
 #
 #   mkdir -p runs ~/.cache/dropkey        # else docker makes them, owned by root
 #   docker run --rm --init --gpus all --shm-size=4g --user "$(id -u):$(id -g)" \
-#     -v ~/.cache/dropkey:/cache -v /path/to/images:/data:ro -v "$PWD/runs:/work/runs" \
+#     -v ~/.cache/dropkey:/cache -v /path/to/images:/data:ro -v "$PWD/runs:/workspace/runs" \
 #     dropkey fit --help
 #
 # --init      passes SIGTERM on and collects data-loader workers; Python as process 1 does neither by itself
 # --shm-size  data-loader workers hand over batches in shared memory, of which docker gives 64 MB
 # --user      runs and caches belong to you, whatever your uid is
 # /cache      pretrained weights and compiled kernels, kept between containers
-# /work       the working folder: the recipes are in configs/, results go to runs/
+# /workspace       the working folder: the recipes are in configs/, results go to runs/
 
 # One base for both stages: the environment's python is a link into it
 FROM python:3.12-slim AS base
@@ -29,11 +29,11 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation /src
 FROM base
 # No compiler in here: only torch.compile would need one
 COPY --from=builder /opt/venv /opt/venv
-COPY configs /work/configs
+COPY configs /workspace/configs
 # Writable by everyone (sticky, as /tmp), since --user may be any uid
 RUN useradd --uid 1000 --no-create-home --home-dir /cache dropkey \
-    && mkdir -p /cache /data /work/runs \
-    && chmod 1777 /cache /work /work/runs
+    && mkdir -p /cache /data /workspace/runs \
+    && chmod 1777 /cache /workspace /workspace/runs
 # HOME, USER, LOGNAME: a uid of --user has no passwd entry, so getpass.getuser() and ~ have nothing else to go by.
 # PYTHONUNBUFFERED: without a terminal, output would come in blocks.
 # NVIDIA_*: what the container toolkit hands in (CUDA itself comes with the torch wheels).
@@ -49,6 +49,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # A number, so that Kubernetes can tell that it is not root
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["dropkey"]
 CMD ["--help"]

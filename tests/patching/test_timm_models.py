@@ -48,8 +48,8 @@ NETWORKS = {
     "cait_xxs24_224": Network({"TalkingHeadAttn": 24, "ClassAttn": 2}, options=NARROW),
     "beit_base_patch16_224": Network({"Attention": 12}, options=NARROW | {"num_heads": 3}),
     "eva02_tiny_patch14_224": Network({"EvaAttention": 12}, 42, {"img_size": 42, "embed_dim": 48}),
-    # Four stages of one block, each with window and grid attention
-    "test_maxvit": Network({"AttentionCl": 8}, 160),
+    # Stages of 2, 2, 5, 2 blocks, each with window and grid attention
+    "maxvit_tiny_tf_224": Network({"AttentionCl": 22}, 64, {"img_size": 64, "embed_dim": (32, 32, 64, 96)}),
     "pvt_v2_b0": Network({"Attention": 8}, 64),
     # Stages of 1, 2, 7, 2 blocks
     "hiera_tiny_224": Network({"MaskUnitAttention": 12}, 64, {"img_size": (64, 64), "embed_dim": 24}),

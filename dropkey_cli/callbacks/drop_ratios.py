@@ -42,7 +42,7 @@ class DropRatioMonitor(Callback):
         self._logged_step = trainer.global_step
         counts = torch.stack([state.counts for state in plan.states])  # (L, 2)
         for state in plan.states:
-            state.counts = torch.zeros_like(state.counts)
+            state.counts.zero_()  # in place: compiled code holds on to the tensor
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         observed = drop_ratios(plan, counts.tolist())  # the one synchronisation
         _send(trainer, observed)

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
+from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dropkey_cli.errors import InputError, did_you_mean
@@ -81,7 +82,7 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
     full = f"{prefix}.{name}" if prefix else name
     known = {action.dest for action in parser._actions}
     for class_path in _CLASS.findall(message)[-1:]:  # the innermost
-        known |= {f"{prefix}.{option}" for option in _options(_import(class_path))}
+        known |= {f"{prefix}.{option}" for option in _options(import_object(class_path))}
     known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
     known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
     return f"unknown option --{full}{did_you_mean(full, known)}"
@@ -89,7 +90,7 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
 
 def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
     default = parser.get_defaults().get(part)
-    return _options(_import(default.class_path)) if default is not None and "class_path" in default else ()
+    return _options(import_object(default.class_path)) if default is not None and "class_path" in default else ()
 
 
 def _options(cls: type) -> set[str]:
@@ -104,12 +105,6 @@ def _options(cls: type) -> set[str]:
         for field in fields(kind)
     }
     return set(parameters) | nested
-
-
-def _import(class_path: str) -> Any:  # noqa: ANN401 - whatever lies there
-    from jsonargparse._util import import_object
-
-    return import_object(class_path)
 
 
 def _innermost_alternatives(message: str) -> int:

@@ -21,8 +21,9 @@ def inspect(words: list[str]) -> None:
     Raises:
         InputError: If an option is wrong, or the model has no layer DropKey can act on.
     """
-    options = _parser().parse_args(words)
-    settings: DropKeySettings = _parser().instantiate(options).dropkey
+    parser = _parser()
+    options = parser.parse_args(words)
+    settings: DropKeySettings = parser.instantiate(options).dropkey
     size = image_config(options.model).image_size if options.image_size is None else options.image_size
     with torch.device("meta"):
         model = create_model(options.model, num_classes=1000, image_size=size, pretrained=False, model_args=options.model_args)

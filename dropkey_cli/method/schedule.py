@@ -16,11 +16,11 @@ def layer_ratios(settings: DropKeySettings, num_layers: int) -> list[float]:
     ratios = _ramp(settings, num_layers)
     if not settings.match_mean:
         return ratios
-    mean = sum(ratios) / num_layers
-    if mean == 0 and settings.ratio > 0:
-        raise InputError(f"match_mean cannot scale a schedule of zeros to mean {settings.ratio!r}: give other ratios")
     if settings.ratio == 0:
         return [0.0] * num_layers
+    mean = sum(ratios) / num_layers
+    if mean == 0:
+        raise InputError(f"match_mean cannot scale a schedule of zeros to mean {settings.ratio!r}: give other ratios")
     ratios = [ratio * settings.ratio / mean for ratio in ratios]
     check_ratio(f"with match_mean the largest of the {num_layers} layers' ratios,", max(ratios))
     return ratios

@@ -70,9 +70,7 @@ def create_model(
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
     if "num_classes" in (model_args or {}):
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
-    if image_size != max(config.input_size[1:]):
-        arguments = _with_image_size(model_name, arguments, image_size)
-    _build_without_weights(model_name, arguments)
+    arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
     if pretrained:
         _check_weights(model_name, config)
     model: nn.Module = timm.create_model(model_name, pretrained=pretrained, **arguments)
@@ -86,30 +84,31 @@ def describe_weights(model_name: str) -> str:
     return f"{config.tag or 'default'} weights from {source} (licence: {config.license or 'not stated by timm'})"
 
 
-def _with_image_size(model_name: str, arguments: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """``arguments`` with ``img_size`` for models that take it; the others run on images of any size."""
-    sized = {**arguments, "img_size": image_size}
-    try:
-        with torch.device("meta"):
-            timm.create_model(model_name, **sized)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            return sized  # another argument is wrong: the caller finds and says so
-        return arguments
-    except Exception:  # whatever a constructor raises is reported by the caller's attempt
-        return sized
-    return sized
+def _fit_to_images(model_name: str, arguments: dict[str, Any], image_size: int, *, native_size: int) -> dict[str, Any]:
+    """``arguments``, with ``img_size`` where the images are not of the native size and the model takes it.
+
+    Raises:
+        InputError: If the constructor refuses them; nothing is fetched or allocated to find that out.
+    """
+    fitted = arguments if image_size == native_size else {**arguments, "img_size": image_size}
+    error = _construction_error(model_name, fitted)
+    if isinstance(error, TypeError) and "img_size" in str(error):  # such a model runs on images of any size
+        fitted, error = arguments, _construction_error(model_name, arguments)
+    if error is not None:
+        given = ", ".join(f"{key}={value!r}" for key, value in fitted.items())
+        raise InputError(f"timm cannot build {model_name} with {given}: {type(error).__name__}: {error}") from error
+    return fitted
 
 
-def _build_without_weights(model_name: str, arguments: dict[str, Any]) -> None:
-    """Refuse arguments that the constructor refuses, before anything is fetched or allocated."""
+def _construction_error(model_name: str, arguments: dict[str, Any]) -> Exception | None:
+    """What the constructor raises for ``arguments``, tried without weights; None if it takes them."""
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again with the real construction
             timm.create_model(model_name, **arguments)
-    except Exception as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise InputError(f"timm cannot build {model_name} with {given}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each constructor has its own kinds
+        return error
+    return None
 
 
 def _check_weights(model_name: str, config: PretrainedCfg) -> None:

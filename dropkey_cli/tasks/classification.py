@@ -81,7 +81,7 @@ class Classification(LightningModule):
         """Build the network for the data's classes and image size, and patch DropKey in."""
         if self.network is not None:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        data = self.data
         size = data.preprocessing.image_size
         # Weights that a checkpoint replaces are not fetched.
         pretrained = self.pretrained and self.trainer.ckpt_path is None
@@ -168,11 +168,16 @@ class Classification(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
+    def data(self) -> Any:  # noqa: ANN401 - any LightningDataModule with class_names, preprocessing and batch_size
+        """The trainer's data."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate after warm-up, for the number of images in one optimizer step."""
         if self.lr is not None:
             return self.lr
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        data = self.data
         images = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
 
@@ -187,7 +192,7 @@ class Classification(LightningModule):
         assert self.network is not None, "configure_model comes first"
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters")]
-        size = self.trainer.datamodule.preprocessing.image_size  # type: ignore[attr-defined]  # Lightning sets it
+        size = self.data.preprocessing.image_size
         native = image_config(self.model_name).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
@@ -218,7 +223,7 @@ class Classification(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """What the network is and expects, as plain data."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        data = self.data
         preprocessing = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(data.preprocessing).items()}
         return {
             "format": 1,

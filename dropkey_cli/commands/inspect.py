@@ -1,5 +1,6 @@
 """``dropkey inspect MODEL``: where a model attends and how much DropKey would drop there. No weights are allocated."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ def inspect(words: list[str]) -> None:
         model = create_model(options.model, num_classes=1000, image_size=size, pretrained=False, model_args=options.model_args)
     plan = apply_dropkey(model, settings, example_inputs=(torch.empty(2, 3, size, size, device="meta"),))
     print_table(plan)
+    if options.masks is not None:
+        from dropkey_cli.patching.pictures import draw_masks  # matplotlib takes a second
+
+        print(f"masks of {', '.join(draw_masks(plan, Path(options.masks)))}: {options.masks}")
 
 
 def _parser() -> ArgumentParser:
@@ -36,5 +41,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("model", type=str, help="timm's name of the network, e.g. vit_tiny_patch16_224.")
     parser.add_argument("--image_size", type=int | None, help="Image height and width in pixels (default: the model's own).")
     parser.add_argument("--model_args", type=dict[str, Any] | None, help="Further arguments of the network's constructor.")
+    parser.add_argument("--masks", type=str | None, help="Also draw masks of three layers into this file, e.g. masks.png.")
     parser.add_class_arguments(DropKeySettings, "dropkey")
     return parser

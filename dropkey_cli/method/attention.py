@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.mask import draw_mask, seed_tensor
+from dropkey_cli.method.mask import KeyLayout, draw_mask, seed_tensor
 from dropkey_cli.method.settings import Structure
 
 FORBIDDEN_GAP = 1000.0
@@ -25,6 +25,7 @@ def dropkey_attention(
     is_causal: bool = False,
     scale: float | None = None,
     structure: Structure = "element",
+    layout: KeyLayout | None = None,
     seed: int | Tensor | None = None,
     dropout_p: float = 0.0,
     enable_gqa: bool = False,
@@ -45,6 +46,7 @@ def dropkey_attention(
         is_causal: Forbid every key after the query.
         scale: Factor of the logits, by default D ** -0.5.
         structure: Pattern of the dropped keys, see `dropkey_mask`.
+        layout: How the keys lie on a grid, for the structures block and cross.
         seed: Seed of the mask; by default one is drawn from torch's generator.
         dropout_p: Dropout of the weights, after the softmax.
         enable_gqa: Let groups of query heads share a key head.
@@ -57,7 +59,7 @@ def dropkey_attention(
     if isinstance(ratio, float | int) and ratio == 0:
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     shape = logits_shape(q, k, enable_gqa=enable_gqa)
-    dropped = _draw(shape, ratio, structure, seed, q.device, counts)
+    dropped = _draw(shape, ratio, structure, layout, seed, q.device, counts)
     if is_causal:
         causal = torch.ones(shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         dropped = dropped | causal
@@ -77,6 +79,7 @@ def dropkey_softmax(
     ratio: float | Tensor,
     *,
     structure: Structure = "element",
+    layout: KeyLayout | None = None,
     seed: int | Tensor | None = None,
     dtype: torch.dtype | None = None,
     forbidden_gap: float = FORBIDDEN_GAP,
@@ -90,6 +93,7 @@ def dropkey_softmax(
         logits: Attention logits (B, H, N, S), or (B·H, N, S), or with more axes in front.
         ratio: Drop ratio in [0, 1). The number 0 is `torch.softmax` itself.
         structure: Pattern of the dropped keys, see `dropkey_mask`.
+        layout: How the keys lie on a grid, for the structures block and cross.
         seed: Seed of the mask; by default one is drawn from torch's generator.
         dtype: The weights' type; by default that of the logits.
         forbidden_gap: Logits this far below the largest of their row count as forbidden by another mask.
@@ -103,7 +107,7 @@ def dropkey_softmax(
     """
     if isinstance(ratio, float | int) and ratio == 0:
         return torch.softmax(logits, -1, dtype)
-    dropped = _draw(logits.shape, ratio, structure, seed, logits.device, counts, shared_heads=shared_heads)
+    dropped = _draw(logits.shape, ratio, structure, layout, seed, logits.device, counts, shared_heads)
     if keep_empty_rows:
         dropped = dropped & ~dropped.all(-1, keepdim=True)
     weights: Tensor = _MaskedSoftmax.apply(logits, dropped, dtype, forbidden_gap)
@@ -134,18 +138,18 @@ def _draw(
     shape: Sequence[int],
     ratio: float | Tensor,
     structure: Structure,
+    layout: KeyLayout | None,
     seed: int | Tensor | None,
     device: torch.device,
     counts: Tensor | None,
-    *,
     shared_heads: int = 1,
 ) -> Tensor:
     """Mask for logits of ``shape``: the last three axes are head, query, key, everything in front counts as samples."""
     if len(shape) < 3:
         raise InputError(f"attention logits have at least 3 axes (samples or heads, queries, keys), given {tuple(shape)}")
     *samples, heads, queries, keys = shape
-    num_samples = torch.Size(samples).numel()
-    mask = draw_mask(seed_tensor(seed, device), (num_samples, heads // shared_heads, queries, keys), ratio, structure)
+    drawn = (torch.Size(samples).numel(), heads // shared_heads, queries, keys)
+    mask = draw_mask(seed_tensor(seed, device), drawn, ratio, structure, layout)
     if counts is not None:
         counts[0].add_(mask.count_nonzero())
         counts[1].add_(mask.numel())

@@ -10,10 +10,23 @@ The definition, in 64-bit integers that wrap around; it changes only with a chan
 
 With structure "key" all queries have the mask of query 0.
 
-Because an element depends on its own position only, every device, tile size and batch split gives the same mask.
+The structures "block" and "cross" drop what lies together on the token grid (`KeyLayout`). Prefix tokens lose keys as
+above; the grid's draws start at the next word, P = ceil(prefix tokens / 4), and are finer:
+
+    half(row, c)    bits 32·(c mod 2) … 32·(c mod 2) + 31 of word(row, P + c div 2), as a signed number
+    hit(row, c)     half(row, c) < round(g · 2^32) - 2^31, where 1 - g is the n-th root of 1 - round(ratio · 2^16) / 2^16
+
+    block           n = s², s the window size: key (y, x) is dropped if any of the cells (y … y+s-1, x … x+s-1) is hit, where
+                    cell (i, j) of the grid extended by s-1 is number i · (width + s - 1) + j
+    cross           n = 2: key (y, x) is dropped if y or height + x is hit: a whole row or a whole column
+
+Every key is dropped with probability ``ratio`` in all structures. How the paper samples block and cross is not public:
+these are ours. Because an element depends on its own position only, every device, tile size and batch split gives the
+same mask.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,25 +38,60 @@ _LOW_HALF = 0xFFFFFFFF
 _MULTIPLIER = 0xD6E8FEB86659FD93 - 2**64  # odd, from Degski's 64-bit mixer
 
 
-def dropkey_mask(seed: int | Tensor, shape: Sequence[int], ratio: float | Tensor, structure: Structure = "element") -> Tensor:
-    """Which keys each query loses: True = dropped, independently with probability ``ratio``.
+class KeyLayout(NamedTuple):
+    """How keys lie on a grid: prefix tokens in front, then height × width keys, row by row.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        prefix_tokens: Keys in front of the grid, such as the class token.
+        window_size: Side of the square windows that the structure "block" drops, in keys.
+    """
+
+    height: int
+    width: int
+    prefix_tokens: int = 0
+    window_size: int = 3
+
+    @property
+    def num_keys(self) -> int:
+        """Keys in the grid and in front of it."""
+        return self.prefix_tokens + self.height * self.width
+
+
+def dropkey_mask(
+    seed: int | Tensor,
+    shape: Sequence[int],
+    ratio: float | Tensor,
+    structure: Structure = "element",
+    layout: KeyLayout | None = None,
+) -> Tensor:
+    """Which keys each query loses: True = dropped, each with probability ``ratio``.
 
     Args:
         seed: Any 64-bit integer; a tensor keeps the computation on its device.
         shape: Batch, heads, queries and keys: (B, H, N, S).
         ratio: Drop ratio in [0, 1), exact to 2^-16.
-        structure: element: each query draws its own keys; key: all queries of a head lose the same keys.
+        structure: element: each query draws its own keys, independently; key: all queries of a head lose the same keys;
+            block: each query loses square windows of keys; cross: each query loses whole rows and columns of keys.
+        layout: How the keys lie on a grid: needed for block and cross.
 
     Returns:
         Boolean mask (B, H, N, S).
 
     Raises:
-        InputError: If ``shape`` does not have four sides, or ``ratio`` is a number outside [0, 1).
+        InputError: If ``shape`` does not have four sides, ``ratio`` is a number outside [0, 1), or ``layout`` does not fit.
     """
-    return draw_mask(seed, shape, ratio, structure).expand(*shape)
+    return draw_mask(seed, shape, ratio, structure, layout).expand(*shape)
 
 
-def draw_mask(seed: int | Tensor, shape: Sequence[int], ratio: float | Tensor, structure: Structure) -> Tensor:
+def draw_mask(
+    seed: int | Tensor,
+    shape: Sequence[int],
+    ratio: float | Tensor,
+    structure: Structure,
+    layout: KeyLayout | None = None,
+) -> Tensor:
     """As `dropkey_mask`, without repeating shared draws: (B, H, 1, S) where all queries lose the same keys."""
     if len(shape) != 4:
         raise InputError(f"a mask's shape is (batch, heads, queries, keys), given {tuple(shape)}")
@@ -54,8 +102,11 @@ def draw_mask(seed: int | Tensor, shape: Sequence[int], ratio: float | Tensor, s
     rows = _mix(_mix(seed) + _one_to(batch, seed))  # (B,)
     rows = _mix(rows[:, None] + _one_to(heads, seed))  # (B, H)
     rows = _mix(rows[:, :, None] + _one_to(queries, seed))  # (B, H, N)
-    words = _mix(rows[..., None] + _one_to((keys + 3) // 4, seed))  # (B, H, N, ceil(S / 4))
-    return _lanes(words)[..., :keys] < _threshold(ratio)
+    if structure in ("element", "key"):
+        return _elements(rows, keys, ratio)
+    layout = _fitting(layout, keys, structure)
+    area = _windows(rows, ratio, layout) if structure == "block" else _lines(rows, ratio, layout)  # (B, H, N, height, width)
+    return torch.cat([_elements(rows, layout.prefix_tokens, ratio), area.flatten(-2)], -1)
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -> Tensor:
@@ -67,28 +118,70 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
     return torch.tensor((int(seed) + 2**63) % 2**64 - 2**63, device=device)
 
 
+def _fitting(layout: KeyLayout | None, keys: int, structure: Structure) -> KeyLayout:
+    if layout is None:
+        raise InputError(f"structure {structure!r} needs to know how the {keys} keys lie on a grid: give their layout")
+    layout = KeyLayout(*layout)
+    if layout.num_keys != keys or layout.window_size < 1:
+        raise InputError(f"{layout} does not describe {keys} keys: prefix_tokens + height · width must be their number")
+    return layout
+
+
+def _elements(rows: Tensor, keys: int, ratio: float | Tensor) -> Tensor:
+    """One independent draw per key: rows (…) -> (…, keys)."""
+    return _lanes(_words(rows, 0, (keys + 3) // 4), 16)[..., :keys] < _share(ratio) - 2**15
+
+
+def _windows(rows: Tensor, ratio: float | Tensor, layout: KeyLayout) -> Tensor:
+    """Square windows of keys: rows (…) -> (…, height, width)."""
+    side = layout.window_size
+    extended = (layout.height + side - 1, layout.width + side - 1)
+    hit = _hits(rows, extended[0] * extended[1], ratio, side**2, layout).reshape(*rows.shape, *extended)
+    return hit.unfold(-2, side, 1).any(-1).unfold(-1, side, 1).any(-1)
+
+
+def _lines(rows: Tensor, ratio: float | Tensor, layout: KeyLayout) -> Tensor:
+    """Whole rows and columns of keys: rows (…) -> (…, height, width)."""
+    hit = _hits(rows, layout.height + layout.width, ratio, 2, layout)
+    return hit[..., : layout.height, None] | hit[..., None, layout.height :]
+
+
+def _hits(rows: Tensor, count: int, ratio: float | Tensor, chances: int, layout: KeyLayout) -> Tensor:
+    """``count`` independent draws, of which any of ``chances`` together hits with probability ``ratio``: (…, count)."""
+    share = torch.as_tensor(_share(ratio))
+    share = share.cpu() if share.device.type == "mps" else share  # which has no float64
+    rate = -torch.expm1(torch.log1p(-share.double() / 2**16) / chances)
+    words = _words(rows, (layout.prefix_tokens + 3) // 4, (count + 1) // 2)
+    return _lanes(words, 32)[..., :count] < (rate * 2**32).round().to(torch.int64) - 2**31
+
+
 def _mix(x: Tensor) -> Tensor:
     for _ in range(2):
         x = (x ^ ((x >> 32) & _LOW_HALF)) * _MULTIPLIER
     return x ^ ((x >> 32) & _LOW_HALF)
 
 
-def _lanes(words: Tensor) -> Tensor:
-    """The four signed 16-bit lanes of every word, lowest first: (…, W) -> (…, 4·W)."""
+def _words(rows: Tensor, first: int, count: int) -> Tensor:
+    """Random words number first … first + count - 1 of each row: (…) -> (…, count)."""
+    return _mix(rows[..., None] + (first + _one_to(count, rows)))
+
+
+def _lanes(words: Tensor, bits: int) -> Tensor:
+    """The signed lanes of 16 or 32 bits of every word, lowest first: (…, W) -> (…, W · 64 / bits)."""
     if not torch.compiler.is_compiling():
-        return words.view(torch.int16)  # free; every platform torch runs on is little-endian
+        return words.view(torch.int16 if bits == 16 else torch.int32)  # free; every platform of torch is little-endian
     # Inductor (torch 2.15, CPU) writes outside the buffer of such a view: the same lanes by arithmetic.
-    shifts = torch.arange(48, -1, -16, device=words.device)
-    return ((words[..., None] << shifts) >> 48).flatten(-2)
+    shifts = torch.arange(64 - bits, -1, -bits, device=words.device)
+    return ((words[..., None] << shifts) >> (64 - bits)).flatten(-2)
 
 
-def _one_to(count: int, seed: Tensor) -> Tensor:
-    return torch.arange(1, count + 1, device=seed.device)
+def _one_to(count: int, like: Tensor) -> Tensor:
+    return torch.arange(1, count + 1, device=like.device)
 
 
-def _threshold(ratio: float | Tensor) -> int | Tensor:
-    # At most 65535 of 65536: a ratio just below 1 must not overflow the 16-bit comparison.
+def _share(ratio: float | Tensor) -> int | Tensor:
+    """``ratio`` in units of 2^-16; at most 65535, as a ratio just below 1 must not overflow the 16-bit comparison."""
     if isinstance(ratio, Tensor):
-        return (ratio * 65536).round().clamp(max=65535).to(torch.int64) - 32768
+        return (ratio * 65536).round().clamp(max=65535).to(torch.int64)
     check_ratio("ratio", ratio)
-    return min(round(ratio * 65536), 65535) - 32768
+    return min(round(ratio * 65536), 65535)

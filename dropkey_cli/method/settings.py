@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from dropkey_cli.errors import InputError, did_you_mean
 
 Schedule = Literal["decreasing", "constant", "increasing"]
-Structure = Literal["element", "key"]
+Structure = Literal["element", "key", "block", "cross"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,11 @@ class DropKeySettings:
             in the last), increasing (its mirror image), constant, or an explicit list with one ratio per layer.
         final_ratio: Ratio at the far end of the decreasing and increasing schedules, in [0, 1).
         match_mean: Rescale the schedule so that the mean over the layers is exactly ratio.
-        structure: element: every query draws its own keys (the paper); key: all queries of a head lose the same keys.
+        structure: element: every query draws its own keys (the paper); key: all queries of a head lose the same keys;
+            block: every query loses square windows of the token grid; cross: whole rows and columns of it.
+        window_size: Side of the square windows that structure block drops, in tokens.
+        share_talking_heads: Where a model mixes its heads after the softmax (CaiT, EfficientFormerV2), let all heads of a
+            layer lose the same keys: else what one head dropped comes back through another.
         include: Also apply to these layers: patterns of layer names or class names, e.g. "head.attn_pool" or "*.MyAttention".
         exclude: Leave these layers alone: patterns of layer names or class names.
 
@@ -32,6 +36,8 @@ class DropKeySettings:
     final_ratio: float = 0.0
     match_mean: bool = False
     structure: Structure = "element"
+    window_size: int = 3
+    share_talking_heads: bool = False
     include: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
 
@@ -44,6 +50,8 @@ class DropKeySettings:
             for position, ratio in enumerate(self.schedule):
                 check_ratio(f"schedule[{position}]", ratio)
         check_choice("structure", self.structure, get_args(Structure))
+        if self.window_size < 1:
+            raise InputError(f"window_size {self.window_size!r} is no side of a window: give a number of tokens, 1 or more")
 
 
 def check_ratio(name: str, ratio: float) -> None:

@@ -9,31 +9,39 @@ import torch
 from torch import nn
 
 from dropkey_cli.errors import InputError
+from dropkey_cli.method.mask import KeyLayout
 from dropkey_cli.method.schedule import layer_ratios
 from dropkey_cli.method.settings import DropKeySettings, check_ratio
 from dropkey_cli.patching.discovery import image_inputs, record_attention
+from dropkey_cli.patching.grid import key_layouts
 from dropkey_cli.patching.interception import KeyDropping, LayerDropKey, intercepted_class, wrapped_class
 from dropkey_cli.patching.selection import AttentionLayer, Selection, select_layers
 
 
 @dataclass(frozen=True)
 class PlannedLayer(AttentionLayer):
-    """An attention layer that takes DropKey, with its drop ratio."""
+    """An attention layer that takes DropKey, with its drop ratio and how its keys lie on the token grid, if they do."""
 
     ratio: float
+    layout: KeyLayout | None
 
 
 class DropKeyPlan:
     """What `apply_dropkey` did to a model, and the handle to change or undo it."""
 
-    def __init__(self, model: nn.Module, selection: Selection, settings: DropKeySettings) -> None:
+    def __init__(
+        self, model: nn.Module, selection: Selection, settings: DropKeySettings, layouts: list[KeyLayout | None]
+    ) -> None:
         self.settings = settings
         self.left_alone = selection.left_alone
         self._selected = selection.selected
         self._modules = [model.get_submodule(layer.name) for layer in selection.selected]
         self._ratios = layer_ratios(settings, len(self._modules))
-        for module, layer, ratio in zip(self._modules, self._selected, self._ratios, strict=True):
-            _intercept(module, LayerDropKey(ratio, settings.structure, layer.rule), _device(module, model))
+        self._layouts = layouts
+        for module, layer, ratio, layout in zip(self._modules, self._selected, self._ratios, layouts, strict=True):
+            shared = layer.heads if layer.rule.talking_heads and settings.share_talking_heads else layer.rule.shared_heads
+            state = LayerDropKey(ratio, layer.rule, structure=settings.structure, layout=layout, shared_heads=shared)
+            _intercept(module, state, _device(module, model))
 
     def __str__(self) -> str:
         """The plan in one line: layers, first, last and mean ratio (since "the" ratio is ambiguous), schedule, structure."""
@@ -47,7 +55,8 @@ class DropKeyPlan:
     @property
     def layers(self) -> list[PlannedLayer]:
         """The layers with DropKey in order of first execution."""
-        return [PlannedLayer(**vars(layer), ratio=ratio) for layer, ratio in zip(self._selected, self._ratios, strict=True)]
+        found = zip(self._selected, self._ratios, self._layouts, strict=True)
+        return [PlannedLayer(**vars(layer), ratio=ratio, layout=layout) for layer, ratio, layout in found]
 
     @property
     def states(self) -> list[LayerDropKey]:
@@ -95,7 +104,7 @@ class DropKeyPlan:
         for module in self._modules:
             module.__class__ = wrapped_class(type(module))
             del module.dropkey
-        self._modules, self._selected, self._ratios = [], [], []
+        self._modules, self._selected, self._ratios, self._layouts = [], [], [], []
 
 
 def apply_dropkey(
@@ -120,9 +129,9 @@ def apply_dropkey(
     settings = settings or DropKeySettings()
     if any(isinstance(module, KeyDropping) for module in model.modules()):
         raise InputError(f"{type(model).__name__} has DropKey already: call plan.remove() before applying it again")
-    calls = record_attention(model, image_inputs(model) if example_inputs is None else example_inputs)
-    selection = select_layers(calls, settings, model_name=type(model).__name__)
-    return DropKeyPlan(model, selection, settings)
+    inputs = image_inputs(model) if example_inputs is None else example_inputs
+    selection = select_layers(record_attention(model, inputs), settings, model_name=type(model).__name__)
+    return DropKeyPlan(model, selection, settings, key_layouts(selection.selected, model, inputs, settings))
 
 
 def _intercept(module: nn.Module, state: LayerDropKey, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
-from dropkey_cli.method.mask import seed_tensor
+from dropkey_cli.method.mask import KeyLayout, seed_tensor
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
@@ -25,16 +25,28 @@ class LayerDropKey:
 
     Args:
         ratio: Drop ratio in [0, 1).
-        structure: Pattern of the dropped keys.
         rule: What is special about the module's class.
+        structure: Pattern of the dropped keys.
+        layout: How the keys lie on a grid, for the structures block and cross.
+        shared_heads: So many neighbouring heads share one mask.
     """
 
-    def __init__(self, ratio: float, structure: Structure, rule: Rule) -> None:
+    def __init__(
+        self,
+        ratio: float,
+        rule: Rule,
+        *,
+        structure: Structure = "element",
+        layout: KeyLayout | None = None,
+        shared_heads: int = 1,
+    ) -> None:
         # Both stay real and exact whatever default device and dtype the model is built under (meta, bfloat16).
         self.ratio = torch.tensor(ratio, dtype=torch.float32, device="cpu")  # a tensor: a new value compiles nothing anew
         self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")  # dropped draws, all draws
-        self.structure = structure
         self.rule = rule
+        self.structure = structure
+        self.layout = layout
+        self.shared_heads = shared_heads
         self.nonzero = ratio > 0
         self.enabled = True
         self.sampling = False  # Monte Carlo: also in eval
@@ -141,6 +153,7 @@ class _Interception(TorchFunctionMode):
             is_causal=is_causal,
             scale=scale,
             structure=self.layer.structure,
+            layout=self.layer.layout,
             seed=self._seed(query.device),
             dropout_p=dropout_p,
             enable_gqa=enable_gqa,
@@ -154,11 +167,12 @@ class _Interception(TorchFunctionMode):
             logits,
             self.layer.ratio,
             structure=self.layer.structure,
+            layout=self.layer.layout,
             seed=self._seed(logits.device),
             dtype=dtype,
             forbidden_gap=rule.forbidden_gap,
             keep_empty_rows=rule.keep_empty_rows,
-            shared_heads=rule.shared_heads,
+            shared_heads=self.layer.shared_heads,
             counts=self.layer.counts,
         )
 

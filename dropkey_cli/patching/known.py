@@ -16,12 +16,14 @@ class Rule:
     """What an attention class attends over, and what is special about it.
 
     Args:
-        kind: key (self- or cross-attention over tokens) and class (a class token's query over tokens) take DropKey;
-            pool (an attention-pooling head) takes it when included; refuse never does.
-        why: Why a class is refused.
+        kind: key (self- or cross-attention over tokens), class (a class token's query over tokens), pool (an
+            attention-pooling head); refuse never takes DropKey.
+        why: Why a class is refused, or takes DropKey only when included on purpose.
         share_mask: All calls of one forward run over the same keys and share one mask.
         keep_empty_rows: The module divides by the sum of the weights, so no query may lose all its keys.
         shared_heads: In one softmax over all its heads, so many neighbours run over the same keys and share one mask.
+        talking_heads: The module mixes its heads after the softmax.
+        no_grid: Why its keys do not lie on a grid of image tokens, row by row.
         forbidden_gap: The module forbids with a finite number; logits this far below their row's largest are forbidden.
     """
 
@@ -30,13 +32,16 @@ class Rule:
     share_mask: bool = False
     keep_empty_rows: bool = False
     shared_heads: int = 1
+    talking_heads: bool = False
+    no_grid: str = ""
     forbidden_gap: float = FORBIDDEN_GAP
 
 
 KEY = Rule("key")
 CLASS = Rule("class")
-POOL = Rule("pool")
+POOL = Rule("pool", "is a pooling head")
 DIFFERENTIAL = Rule("key", share_mask=True, shared_heads=2)  # two maps over the same keys, subtracted
+TALKING_HEADS = Rule("key", talking_heads=True)
 SHIFTED_WINDOW = Rule("key", forbidden_gap=50.0)  # the shift mask adds -100
 
 _CHANNELS = Rule("refuse", "attends over channels, not tokens")
@@ -62,21 +67,21 @@ KNOWN: dict[str, Rule] = {
     "timm.layers.other_pool.SimPool2d": POOL,
     "timm.models.beit.Attention": KEY,
     "timm.models.cait.ClassAttn": CLASS,
-    "timm.models.cait.TalkingHeadAttn": KEY,
+    "timm.models.cait.TalkingHeadAttn": TALKING_HEADS,
     "timm.models.convit.GPSA": Rule("key", share_mask=True, keep_empty_rows=True),  # content and position, renormalised
     "timm.models.convit.MHSA": KEY,
     "timm.models.cpubone.ConvAttention": KEY,
     "timm.models.crossvit.CrossAttention": CLASS,
     "timm.models.davit.WindowAttention": KEY,
     "timm.models.efficientformer.Attention": KEY,
-    "timm.models.efficientformer_v2.Attention2d": KEY,
+    "timm.models.efficientformer_v2.Attention2d": TALKING_HEADS,
     "timm.models.efficientformer_v2.Attention2dDownsample": KEY,
     "timm.models.efficientvit_msra.CascadedGroupAttention": KEY,
     "timm.models.eva.EvaAttention": KEY,
     "timm.models.fastvit.Attention": KEY,
     "timm.models.gcvit.WindowAttentionGlobal": KEY,
     "timm.models.gemma4_vit.Gemma4Attention": KEY,
-    "timm.models.hiera.MaskUnitAttention": KEY,
+    "timm.models.hiera.MaskUnitAttention": Rule("key", no_grid="its tokens are sorted by mask unit"),
     "timm.models.hieradet_sam2.MultiScaleAttention": KEY,
     "timm.models.iformer.SHMA": KEY,
     "timm.models.levit.Attention": KEY,
@@ -88,7 +93,7 @@ KNOWN: dict[str, Rule] = {
     "timm.models.mvitv2.MultiScaleAttention": KEY,
     "timm.models.mvitv2.MultiScaleAttentionPoolFirst": KEY,
     "timm.models.nest.Attention": KEY,
-    "timm.models.nextvit.EfficientAttention": KEY,
+    "timm.models.nextvit.EfficientAttention": Rule("key", no_grid="its keys are means over runs of tokens"),
     "timm.models.pvt_v2.Attention": KEY,
     "timm.models.shvit.SHSA": KEY,
     "timm.models.swin_transformer.WindowAttention": SHIFTED_WINDOW,
@@ -121,6 +126,11 @@ KNOWN: dict[str, Rule] = {
     "timm.models.mobilevit.LinearSelfAttention": _NO_QUERY,
     "timm.models.volo.OutlookAttention": Rule("refuse", "predicts its weights from the query alone, there are no keys"),
     "timm.models.xcit.XCA": _CHANNELS,
+    # Our own networks: attention outside of the stack of blocks that the paper regularises.
+    "dropkey_cli.models.ceit.LayerwiseClassAttention": Rule(
+        "class", "attends over the layers' class tokens", no_grid="its keys are the layers' class tokens"
+    ),
+    "dropkey_cli.models.t2t_vit.TokenTransformer": Rule("key", "makes the tokens, before the first block"),
     "torch.nn.modules.activation.MultiheadAttention": Rule(
         "refuse", "computes its attention where this version cannot reach the logits"
     ),

@@ -52,11 +52,25 @@ class Selection:
     left_alone: list[LeftAlone]
 
 
+class NoAttentionError(InputError):
+    """A model has no layer that takes DropKey; ``found`` says what it has instead, one phrase per class."""
+
+    def __init__(self, model_name: str, left_alone: list[LeftAlone]) -> None:
+        classes = {layer.class_name: layer for layer in left_alone}
+        phrases = [f"{layer.name or 'the model itself'}, a {name}, {layer.why}" for name, layer in classes.items()]
+        self.found = "; ".join(phrases) or "none"
+        super().__init__(
+            f"{model_name} has no attention layer that DropKey can act on (found: {self.found}). Choose a vision transformer, "
+            "e.g. --model.model_name deit_small_patch16_224, or train without DropKey: --model.dropkey null"
+        )
+
+
 def select_layers(calls: list[AttentionCall], settings: DropKeySettings, *, model_name: str) -> Selection:
     """Sort the recorded calls' modules into those that take DropKey and those left alone, in order of first execution.
 
     Raises:
-        InputError: If an unknown class attends, a pattern matches nothing, or no layer is left.
+        NoAttentionError: If no layer is left.
+        InputError: If an unknown class attends, or a pattern matches nothing.
     """
     firsts = _first_calls(calls)
     for option in ("include", "exclude"):
@@ -77,7 +91,9 @@ def select_layers(calls: list[AttentionCall], settings: DropKeySettings, *, mode
         selected = []
     _check_nesting(selected, firsts)
     if not selected:
-        raise InputError(_nothing_found(model_name, left_alone))
+        raise NoAttentionError(model_name, left_alone)
+    if settings.share_talking_heads and not any(layer.rule.talking_heads for layer in selected):
+        raise InputError(f"share_talking_heads is for models that mix their heads, {model_name} does not: leave it out")
     return Selection(selected, left_alone)
 
 
@@ -113,8 +129,8 @@ def _why_not(call: AttentionCall, settings: DropKeySettings) -> str | None:
         return rule.why
     if not call.over_keys:
         return f"has a softmax over axis {call.dim} of {call.logits_shape}, which is not over keys"
-    if rule is not None and rule.kind == "pool" and not included:
-        return "is a pooling head (add it to include for DropKey there too)"
+    if rule is not None and rule.why and not included:
+        return f"{rule.why} (add it to include for DropKey there too)"
     return None
 
 
@@ -152,14 +168,3 @@ def _check_patterns(option: str, patterns: list[str], calls: list[AttentionCall]
                 f"{option} {pattern!r} matches no attention layer of {model_name}: its layers are {layers}"
                 f"{' …' if len(calls) > 5 else ''} (dropkey inspect MODEL lists all)"
             )
-
-
-def _nothing_found(model_name: str, left_alone: list[LeftAlone]) -> str:
-    found = "none"
-    if left_alone:
-        reasons = {layer.class_name: layer for layer in left_alone}
-        found = "; ".join(f"{layer.name or 'the model itself'}, a {name}, {layer.why}" for name, layer in reasons.items())
-    return (
-        f"{model_name} has no attention layer that DropKey can act on (found: {found}). Choose a vision transformer, e.g. "
-        "--model.model_name deit_small_patch16_224, or train without DropKey: --model.dropkey null"
-    )

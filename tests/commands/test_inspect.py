@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_what_is_left_alone_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "attn_pool" in capsys.readouterr().out
 
 
+def test_masks_are_drawn_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "masks.png"
+    inspect(["test_vit", "--dropkey.structure", "cross", "--masks", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # The last of six layers has ratio 0
+    assert f"masks of blocks.0.attn, blocks.2.attn, blocks.4.attn: {picture}" in capsys.readouterr().out
+
+
 def test_a_large_model_needs_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
     inspect(["vit_giant_patch14_224"])  # 1 billion parameters, 4 GB
     assert "DropKey in 40 attention layers" in capsys.readouterr().out
@@ -55,6 +64,8 @@ def test_a_large_model_needs_no_memory(capsys: pytest.CaptureFixture[str]) -> No
         (["vit_tiny_patch16_224", "--image_size", "0"], "img_size=0"),
         (["vit_tiny_patch16_224", "--image_size", "big"], "image_size 'big' is not valid: expected a whole number or null"),
         (["vit_tiny_patch16_224", "--model_args", "{dept: 2}"], "dept=2.*unexpected keyword argument 'dept'"),
+        (["test_vit", "--masks", "nowhere/masks.png"], "'nowhere/masks.png' cannot be written"),
+        (["hiera_tiny_224", "--dropkey.structure", "block"], "structure 'block' needs keys on a grid"),
         (["vit_tiny_patch16_224", "more"], "unexpected 'more'"),
     ],
 )

@@ -1,5 +1,6 @@
 import itertools
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -7,29 +8,63 @@ import torch
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.mask import draw_mask, dropkey_mask, seed_tensor
+from dropkey_cli.method.mask import KeyLayout, draw_mask, dropkey_mask, seed_tensor
 from dropkey_cli.method.settings import Structure
 
 SEEDS = [0, 1, -1, 123456789, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
 
 
+WRAP = 0xFFFFFFFFFFFFFFFF
+
+
+def mix(x: int) -> int:
+    x &= WRAP
+    for _ in range(2):
+        x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & WRAP
+    return x ^ x >> 32
+
+
+def lane(row: int, number: int, *, first_word: int = 0, bits: int = 16) -> int:
+    """One lane of a row's random words, as a signed number."""
+    lanes = 64 // bits
+    unsigned = mix(row + first_word + number // lanes + 1) >> bits * (number % lanes) & ((1 << bits) - 1)
+    return unsigned - (1 << bits) if unsigned >> (bits - 1) else unsigned
+
+
 def defined_mask(seed: int, shape: tuple[int, int, int, int], ratio: float) -> Tensor:
     """The definition in mask.py's docstring, written out in Python's integers."""
-
-    def mix(x: int) -> int:
-        x %= 2**64
-        x ^= x >> 32
-        x = x * 0xD6E8FEB86659FD93 % 2**64
-        x ^= x >> 32
-        x = x * 0xD6E8FEB86659FD93 % 2**64
-        return x ^ x >> 32
 
     mask = torch.zeros(shape, dtype=torch.bool)
     for b, h, q, k in itertools.product(*map(range, shape)):
         row = mix(mix(mix(mix(seed) + b + 1) + h + 1) + q + 1)
-        lane = mix(row + k // 4 + 1) >> 16 * (k % 4) & 0xFFFF
-        signed = lane - 2**16 if lane >= 2**15 else lane
-        mask[b, h, q, k] = signed < round(ratio * 2**16) - 2**15
+        mask[b, h, q, k] = lane(row, k) < round(ratio * 2**16) - 2**15
+    return mask
+
+
+def defined_structured_mask(
+    seed: int, shape: tuple[int, int, int], ratio: float, structure: Structure, layout: KeyLayout
+) -> Tensor:
+    """Block and cross as defined in mask.py's docstring, in Python's integers and an exact root."""
+    height, width, prefix, side = layout
+    mask = torch.zeros(*shape, layout.num_keys, dtype=torch.bool)
+    root = Decimal(1) / (side**2 if structure == "block" else 2)
+    rate = 1 - (1 - Decimal(round(ratio * 2**16)) / 2**16) ** root
+    threshold = int((rate * 2**32).to_integral_value()) - 2**31
+    for b, h, q in itertools.product(*map(range, shape)):
+        row = mix(mix(mix(mix(seed) + b + 1) + h + 1) + q + 1)
+
+        def hit(cell: int, row: int = row) -> bool:
+            return lane(row, cell, first_word=math.ceil(prefix / 4), bits=32) < threshold
+
+        for k in range(prefix):
+            mask[b, h, q, k] = lane(row, k) < round(ratio * 2**16) - 2**15
+        for y, x in itertools.product(range(height), range(width)):
+            if structure == "cross":
+                dropped = hit(y) or hit(height + x)
+            else:
+                cells = itertools.product(range(y, y + side), range(x, x + side))
+                dropped = any(hit(i * (width + side - 1) + j) for i, j in cells)
+            mask[b, h, q, prefix + y * width + x] = dropped
     return mask
 
 
@@ -40,6 +75,17 @@ def test_mask_is_the_defined_one(seed: int, ratio: float) -> None:
     expected = defined_mask(seed, shape, ratio)
     assert torch.equal(dropkey_mask(seed, shape, ratio), expected)
     assert torch.equal(dropkey_mask(seed_tensor(seed), shape, ratio), expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:4])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.999])
+@pytest.mark.parametrize("structure", ["block", "cross"])
+@pytest.mark.parametrize("layout", [(4, 4), (3, 5, 1, 2), (2, 3, 5, 4), (1, 6, 4, 1)], ids=str)
+def test_structured_mask_is_the_defined_one(seed: int, ratio: float, structure: Structure, layout: tuple[int, ...]) -> None:
+    keys = KeyLayout(*layout)
+    expected = defined_structured_mask(seed, (2, 2, 3), ratio, structure, keys)
+    assert torch.equal(dropkey_mask(seed, expected.shape, ratio, structure, keys), expected)
+    assert torch.equal(dropkey_mask(seed_tensor(seed), expected.shape, torch.tensor(ratio), structure, keys), expected)
 
 
 def test_first_keys_of_seed_0_never_change() -> None:
@@ -66,6 +112,54 @@ def test_rate_is_the_ratio(ratio: float, structure: Structure) -> None:
     mask = draw_mask(11, (64, 16, 16, 256), ratio, structure)
     sigma = math.sqrt(ratio * (1 - ratio) / mask.numel())
     assert abs(mask.double().mean() - ratio) < 4 * sigma + 2**-17
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("structure", ["block", "cross"])
+@pytest.mark.parametrize("window_size", [2, 3, 5])
+def test_every_key_of_a_structured_mask_drops_at_the_ratio(ratio: float, structure: Structure, window_size: int) -> None:
+    layout = KeyLayout(5, 4, 1, window_size)  # corners, edges and the prefix token like any other key
+    mask = dropkey_mask(13, (50, 8, 50, layout.num_keys), ratio, structure, layout)
+    draws = 50 * 8 * 50
+    sigma = math.sqrt(ratio * (1 - ratio) / draws)
+    assert ((mask.double().mean((0, 1, 2)) - ratio).abs() < 5 * sigma).all()
+
+
+def test_structured_masks_drop_neighbours_together() -> None:
+    ratio, draws = 0.3, 50 * 8 * 50
+    expectations: dict[Structure, dict[tuple[int, int], float]] = {
+        # Two keys share the cells of s·(s − 1) windows, or none when they are s apart.
+        "block": {(0, 1): 0.7 ** (12 / 9), (1, 1): 0.7 ** (14 / 9), (0, 3): 0.7**2, (2, 3): 0.7**2},
+        # In a row both depend on that row's draw; elsewhere on nothing in common.
+        "cross": {(0, 1): 0.7**1.5, (0, 3): 0.7**1.5, (2, 0): 0.7**1.5, (1, 1): 0.7**2},
+    }
+    for structure, pairs in expectations.items():
+        kept = ~dropkey_mask(14, (50, 8, 50, 25), ratio, structure, KeyLayout(5, 5)).view(50, 8, 50, 5, 5)
+        for (down, right), expected in pairs.items():
+            both = kept[..., 1, 1] & kept[..., 1 + down, 1 + right]
+            sigma = math.sqrt(expected * (1 - expected) / draws)
+            assert abs(both.double().mean() - expected) < 5 * sigma, (structure, down, right)
+
+
+@pytest.mark.parametrize("structure", ["block", "cross"])
+def test_queries_heads_and_samples_draw_their_own_structures(structure: Structure) -> None:
+    mask = dropkey_mask(3, (8, 8, 8, 16), 0.3, structure, KeyLayout(4, 4))
+    kept = 0.7**2
+    for axis in range(3):
+        pairs = ~mask.narrow(axis, 0, 7) & ~mask.narrow(axis, 1, 7)
+        # The 16 keys of one grid are not independent: count grids, not keys.
+        sigma = math.sqrt(kept * (1 - kept) / (pairs.numel() / 16))
+        assert abs(pairs.double().mean() - kept) < 5 * sigma, axis
+
+
+@pytest.mark.parametrize("structure", ["block", "cross"])
+def test_structure_without_a_fitting_layout_is_refused(structure: Structure) -> None:
+    with pytest.raises(InputError, match=f"structure '{structure}' needs .* 16 keys lie on a grid"):
+        dropkey_mask(0, (1, 1, 2, 16), 0.3, structure)
+    with pytest.raises(InputError, match=r"KeyLayout\(height=4, width=4, prefix_tokens=1.* does not describe 16 keys"):
+        dropkey_mask(0, (1, 1, 2, 16), 0.3, structure, KeyLayout(4, 4, 1))
+    with pytest.raises(InputError, match="window_size=0"):
+        dropkey_mask(0, (1, 1, 2, 16), 0.3, structure, KeyLayout(4, 4, 0, 0))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
@@ -155,10 +249,13 @@ def test_without_a_seed_torchs_generator_gives_one() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("structure", ["element", "key"])
+SLOW = pytest.mark.slow  # their compilation takes ten seconds
+
+
+@pytest.mark.parametrize("structure", ["element", "key", pytest.param("block", marks=SLOW), pytest.param("cross", marks=SLOW)])
 def test_compiled_mask_equals_the_eager_one(structure: Structure) -> None:
     def mask(seed: Tensor, ratio: Tensor) -> Tensor:
-        return dropkey_mask(seed, (2, 3, 5, 13), ratio, structure)
+        return dropkey_mask(seed, (2, 3, 5, 13), ratio, structure, KeyLayout(3, 4, 1, 2))
 
     compiled = torch.compile(mask, fullgraph=True)
     for seed in SEEDS:

@@ -42,8 +42,16 @@ def test_unknown_schedule_is_refused_with_the_nearest_word() -> None:
 
 
 def test_unknown_structure_is_refused_with_the_accepted_ones() -> None:
-    with pytest.raises(InputError, match="structure 'blok' is unknown: give one of element, key"):
+    with pytest.raises(
+        InputError, match="structure 'blok' is unknown: give one of element, key, block, cross; did you mean 'block'"
+    ):
         DropKeySettings(structure="blok")  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize("window_size", [0, -3])
+def test_window_without_a_side_is_refused(window_size: int) -> None:
+    with pytest.raises(InputError, match=f"window_size {window_size} is no side of a window"):
+        DropKeySettings(structure="block", window_size=window_size)
 
 
 def test_check_ratio_names_what_it_checked() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dropkey_cli.errors import InputError
+from dropkey_cli.method.attention import dropkey_softmax
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, PlannedLayer, apply_dropkey
 
@@ -195,3 +196,30 @@ def test_image_size_may_change_after_patching() -> None:
     plan = apply_dropkey(model, DropKeySettings(ratio=0.4, schedule="constant"))
     model(torch.randn(1, 3, 48, 64))
     assert plan.states[0].counts[1] == 3 * 49 * 49
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "efficientformerv2_s0"])
+def test_talking_heads_share_their_mask_when_asked_to(name: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+
+    def softmax(*args: Any, **options: Any) -> Tensor:  # noqa: ANN401 - what the softmax takes
+        weights.append(dropkey_softmax(*args, **options))
+        return weights[-1]
+
+    monkeypatch.setattr("dropkey_cli.patching.interception.dropkey_softmax", softmax)
+    model = timm.create_model(name, num_classes=2).train()
+    settings = DropKeySettings(ratio=0.3, schedule="constant", share_talking_heads=shared)
+    plan = apply_dropkey(model, settings)
+    model(torch.randn(1, 3, 224, 224))
+    talking = [layer.rule.talking_heads for layer in plan.layers if layer.function == "softmax"]
+    assert any(talking)
+    for talks, layer_weights in zip(talking, weights, strict=True):
+        dropped = layer_weights == 0  # (B, H, N, S)
+        assert bool((dropped == dropped[:, :1]).all()) == (talks and shared)
+        assert dropped.float().mean() == pytest.approx(0.3, abs=0.05)
+
+
+def test_sharing_talking_heads_where_none_talk_is_refused() -> None:
+    with pytest.raises(InputError, match="share_talking_heads is for models that mix their heads, VisionTransformer does not"):
+        apply_dropkey(vit(), DropKeySettings(share_talking_heads=True))

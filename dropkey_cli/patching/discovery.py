@@ -53,7 +53,8 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
     Raises:
         InputError: If the forward fails on these inputs.
     """
-    ghost = meta_copy(model).train()
+    ghost = meta_copy(model)
+    ghost.train()  # some of timm's return None
     recorder = _Recorder()
     for name, module in ghost.named_modules():
         if not isinstance(module, nn.Softmax):

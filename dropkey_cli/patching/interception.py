@@ -75,6 +75,9 @@ class KeyDropping(nn.Module):
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
         if not self.dropkey.acts(self.training):
             return super().forward(*args, **kwargs)
+        if self.dropkey.rule.finite_mask and kwargs.get("mask") is not None:
+            # Else a query that lost all its keys would attend to the forbidden ones.
+            kwargs["mask"] = kwargs["mask"].masked_fill(kwargs["mask"] < 0, -torch.inf)
         with _Interception(self.dropkey):
             return super().forward(*args, **kwargs)
 

@@ -23,7 +23,9 @@ class Rule:
         keep_empty_rows: The module divides by the sum of the weights, so no query may lose all its keys.
         shared_heads: In one softmax over all its heads, so many neighbours run over the same keys and share one mask.
         talking_heads: The module mixes its heads after the softmax.
+        heads_axis: Axis of the heads in the logits; None where they are folded into the samples.
         no_grid: Why its keys do not lie on a grid of image tokens, row by row.
+        finite_mask: The argument ``mask`` of its forward forbids with a finite number (-100).
         forbidden_gap: The module forbids with a finite number; logits this far below their row's largest are forbidden.
     """
 
@@ -33,7 +35,9 @@ class Rule:
     keep_empty_rows: bool = False
     shared_heads: int = 1
     talking_heads: bool = False
+    heads_axis: int | None = -3
     no_grid: str = ""
+    finite_mask: bool = False
     forbidden_gap: float = FORBIDDEN_GAP
 
 
@@ -42,7 +46,7 @@ CLASS = Rule("class")
 POOL = Rule("pool", "is a pooling head")
 DIFFERENTIAL = Rule("key", share_mask=True, shared_heads=2)  # two maps over the same keys, subtracted
 TALKING_HEADS = Rule("key", talking_heads=True)
-SHIFTED_WINDOW = Rule("key", forbidden_gap=50.0)  # the shift mask adds -100
+SHIFTED_WINDOW = Rule("key", finite_mask=True)
 
 _CHANNELS = Rule("refuse", "attends over channels, not tokens")
 _BRANCHES = Rule("refuse", "weights branches, not tokens")
@@ -54,14 +58,14 @@ KNOWN: dict[str, Rule] = {
     "timm.layers.attention.AttentionRope": KEY,
     "timm.layers.attention2d.Attention2d": KEY,
     "timm.layers.attention2d.MultiQueryAttention2d": KEY,
-    "timm.layers.attention2d.MultiQueryAttentionV2": KEY,
+    "timm.layers.attention2d.MultiQueryAttentionV2": Rule("refuse", "has logits whose axes of queries and heads are swapped"),
     "timm.layers.attention_pool.AttentionPoolLatent": POOL,
     "timm.layers.attention_pool.AttentionPoolPrr": POOL,
     "timm.layers.attention_pool2d.AttentionPool2d": POOL,
     "timm.layers.attention_pool2d.RotAttentionPool2d": POOL,
     "timm.layers.bottleneck_attn.BottleneckAttn": KEY,
     "timm.layers.diff_attention.DiffAttention": DIFFERENTIAL,
-    "timm.layers.halo_attn.HaloAttn": KEY,
+    "timm.layers.halo_attn.HaloAttn": Rule("key", heads_axis=None),
     "timm.layers.non_local_attn.NonLocalAttn": KEY,
     "timm.layers.other_pool.SimPool1d": POOL,
     "timm.layers.other_pool.SimPool2d": POOL,
@@ -81,7 +85,7 @@ KNOWN: dict[str, Rule] = {
     "timm.models.fastvit.Attention": KEY,
     "timm.models.gcvit.WindowAttentionGlobal": KEY,
     "timm.models.gemma4_vit.Gemma4Attention": KEY,
-    "timm.models.hiera.MaskUnitAttention": Rule("key", no_grid="its tokens are sorted by mask unit"),
+    "timm.models.hiera.MaskUnitAttention": Rule("key", heads_axis=1, no_grid="its tokens are sorted by mask unit"),
     "timm.models.hieradet_sam2.MultiScaleAttention": KEY,
     "timm.models.iformer.SHMA": KEY,
     "timm.models.levit.Attention": KEY,
@@ -92,7 +96,7 @@ KNOWN: dict[str, Rule] = {
     "timm.models.metaformer.Attention": KEY,
     "timm.models.mvitv2.MultiScaleAttention": KEY,
     "timm.models.mvitv2.MultiScaleAttentionPoolFirst": KEY,
-    "timm.models.nest.Attention": KEY,
+    "timm.models.nest.Attention": Rule("key", heads_axis=1),
     "timm.models.nextvit.EfficientAttention": Rule("key", no_grid="its keys are means over runs of tokens"),
     "timm.models.pvt_v2.Attention": KEY,
     "timm.models.shvit.SHSA": KEY,

@@ -53,15 +53,14 @@ class Selection:
 
 
 class NoAttentionError(InputError):
-    """A model has no layer that takes DropKey; ``found`` says what it has instead, one phrase per class."""
+    """A model has no layer that takes DropKey; ``left_alone`` says what it has instead, one module of each class."""
 
     def __init__(self, model_name: str, left_alone: list[LeftAlone]) -> None:
-        classes = {layer.class_name: layer for layer in left_alone}
-        phrases = [f"{layer.name or 'the model itself'}, a {name}, {layer.why}" for name, layer in classes.items()]
-        self.found = "; ".join(phrases) or "none"
+        self.left_alone = list({layer.class_name: layer for layer in left_alone}.values())
+        found = [f"{layer.name or 'the model itself'}, a {layer.class_name}, {layer.why}" for layer in self.left_alone]
         super().__init__(
-            f"{model_name} has no attention layer that DropKey can act on (found: {self.found}). Choose a vision transformer, "
-            "e.g. --model.model_name deit_small_patch16_224, or train without DropKey: --model.dropkey null"
+            f"{model_name} has no attention layer that DropKey can act on (found: {'; '.join(found) or 'none'}). Choose a "
+            "vision transformer, e.g. --model.model_name deit_small_patch16_224, or train without DropKey: --model.dropkey null"
         )
 
 
@@ -135,8 +134,8 @@ def _why_not(call: AttentionCall, settings: DropKeySettings) -> str | None:
 
 
 def _layer(call: AttentionCall, rule: Rule) -> AttentionLayer:
-    *samples, heads, queries, keys = call.logits_shape
-    heads = heads if samples else 1
+    *_, queries, keys = shape = call.logits_shape
+    heads = 1 if len(shape) == 3 or rule.heads_axis is None else shape[rule.heads_axis]
     return AttentionLayer(call.layer, class_name(call.cls), rule.kind, call.function, queries, keys, heads, rule)
 
 

@@ -60,7 +60,7 @@ MODELS = [
 
 
 class Recorder:
-    """Stands in for DropKey's attention: drops nothing, keeps the keys (or logits) of every layer's first call."""
+    """Stands in for DropKey's attention: drops nothing, keeps the keys (or their logits) of every layer's first call."""
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}  # by the layer's counts: (…, S, D)
@@ -71,7 +71,7 @@ class Recorder:
         return 0.01 * output  # little mixing of places, so that the layers after it can be measured as well
 
     def softmax(self, logits: Tensor, _: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
-        self.keys.setdefault(id(options["counts"]), logits.mT)
+        self.keys.setdefault(id(options["counts"]), logits.sum(-2)[..., None])  # over the queries
         return 0.01 * logits.softmax(-1)
 
 

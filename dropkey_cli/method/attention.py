@@ -29,7 +29,6 @@ def dropkey_attention(
     seed: int | Tensor | None = None,
     dropout_p: float = 0.0,
     enable_gqa: bool = False,
-    forbidden_gap: float = FORBIDDEN_GAP,
     counts: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention in which every query loses random keys before the softmax.
@@ -50,7 +49,6 @@ def dropkey_attention(
         seed: Seed of the mask; by default one is drawn from torch's generator.
         dropout_p: Dropout of the weights, after the softmax.
         enable_gqa: Let groups of query heads share a key head.
-        forbidden_gap: Keys whose entry of a float ``attn_mask`` is this far below the largest of the row are forbidden.
         counts: int64 (2,): the numbers of dropped draws and of all draws are added to it.
 
     Returns:
@@ -63,7 +61,7 @@ def dropkey_attention(
     if is_causal:
         causal = torch.ones(shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         dropped = dropped | causal
-    allowed = _combine(dropped, attn_mask, forbidden_gap)
+    allowed = _combine(dropped, attn_mask)
     return F.scaled_dot_product_attention(q, k, v, allowed, dropout_p, scale=scale, enable_gqa=enable_gqa)
 
 
@@ -82,7 +80,6 @@ def dropkey_softmax(
     layout: KeyLayout | None = None,
     seed: int | Tensor | None = None,
     dtype: torch.dtype | None = None,
-    forbidden_gap: float = FORBIDDEN_GAP,
     keep_empty_rows: bool = False,
     shared_heads: int = 1,
     counts: Tensor | None = None,
@@ -96,7 +93,6 @@ def dropkey_softmax(
         layout: How the keys lie on a grid, for the structures block and cross.
         seed: Seed of the mask; by default one is drawn from torch's generator.
         dtype: The weights' type; by default that of the logits.
-        forbidden_gap: Logits this far below the largest of their row count as forbidden by another mask.
         keep_empty_rows: Give a query that would lose every key all of them back, instead of weights 0 (for modules that
             divide by the sum of the weights).
         shared_heads: So many neighbouring heads share one mask; a divisor of H.
@@ -110,7 +106,7 @@ def dropkey_softmax(
     dropped = _draw(logits.shape, ratio, structure, layout, seed, logits.device, counts, shared_heads)
     if keep_empty_rows:
         dropped = dropped & ~dropped.all(-1, keepdim=True)
-    weights: Tensor = _MaskedSoftmax.apply(logits, dropped, dtype, forbidden_gap)
+    weights: Tensor = _MaskedSoftmax.apply(logits, dropped, dtype)
     return weights
 
 
@@ -118,9 +114,9 @@ class _MaskedSoftmax(torch.autograd.Function):
     """Softmax over what is left. Its backward needs the weights only, so neither mask nor masked logits are kept."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, dropped: Tensor, dtype: torch.dtype | None, gap: float) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, logits: Tensor, dropped: Tensor, dtype: torch.dtype | None) -> Tensor:  # noqa: ANN401
         left = logits.masked_fill(dropped, -torch.inf)
-        least = (logits.amax(-1, keepdim=True) - gap).clamp(min=torch.finfo(logits.dtype).min)
+        least = (logits.amax(-1, keepdim=True) - FORBIDDEN_GAP).clamp(min=torch.finfo(logits.dtype).min)
         empty = left.amax(-1, keepdim=True) < least  # (…, N, 1); False where a logit is NaN, which must stay visible
         weights = torch.softmax(left, -1, dtype).masked_fill_(empty, 0)
         ctx.save_for_backward(weights)
@@ -128,10 +124,10 @@ class _MaskedSoftmax(torch.autograd.Function):
         return weights
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (weights,) = ctx.saved_tensors
         grad_logits = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
-        return grad_logits.to(ctx.logits_dtype), None, None, None
+        return grad_logits.to(ctx.logits_dtype), None, None
 
 
 def _draw(
@@ -157,7 +153,7 @@ def _draw(
     return mask.repeat_interleave(shared_heads, -3) if shared_heads > 1 else mask
 
 
-def _combine(dropped: Tensor, attn_mask: Tensor | None, forbidden_gap: float) -> Tensor:
+def _combine(dropped: Tensor, attn_mask: Tensor | None) -> Tensor:
     """The mask for `F.scaled_dot_product_attention` that forbids what either of the two forbids."""
     if attn_mask is None:
         return ~dropped
@@ -166,4 +162,4 @@ def _combine(dropped: Tensor, attn_mask: Tensor | None, forbidden_gap: float) ->
     left = attn_mask.masked_fill(dropped, -torch.inf)
     # Where only finitely forbidden keys are left, they must not take over: such a query has lost all its keys.
     best, best_left = attn_mask.detach().amax(-1, keepdim=True), left.detach().amax(-1, keepdim=True)
-    return left.masked_fill(best_left < best - forbidden_gap, -torch.inf)
+    return left.masked_fill(best_left < best - FORBIDDEN_GAP, -torch.inf)

@@ -8,6 +8,7 @@ import timm
 import torch
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from timm.models import PretrainedCfg
+from timm.models._hub import check_cached_file, get_cache_dir
 from torch import nn
 
 from dropkey_cli.errors import InputError, did_you_mean
@@ -34,7 +35,9 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
         known = timm.list_models()
-        raise InputError(f"{model_name!r} is not a model that timm {timm.__version__} has{did_you_mean(architecture, known)}")
+        raise InputError(
+            f"{model_name!r} is not a model that timm {timm.__version__} or dropkey has{did_you_mean(architecture, known)}"
+        )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*") if "." in name]
     if tag and tag not in tags:
         raise InputError(f"{architecture} has no weights {tag!r}: give one of {', '.join(tags)}{did_you_mean(tag, tags)}")
@@ -115,14 +118,20 @@ def _check_weights(model_name: str, config: PretrainedCfg) -> None:
     """Refuse at once what would fail after a minute of retries."""
     if not config.has_weights:
         raise InputError(f"timm has no pretrained weights for {model_name}: train from scratch with --model.pretrained false")
-    if not config.hf_hub_id or _is_cached(config.hf_hub_id):
-        return
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    if config.hf_hub_id:  # which timm prefers to the URL
+        if not _is_cached(config.hf_hub_id):
+            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+            _refuse_to_fetch(model_name, config.hf_hub_id, f"{constants.HF_HUB_CACHE} (HF_HOME)", reason)
+    elif isinstance(config.url, str) and not check_cached_file(config.url):
+        _refuse_to_fetch(model_name, config.url, f"{get_cache_dir()} (TORCH_HOME)", _unreachable(config.url))
+
+
+def _refuse_to_fetch(model_name: str, source: str, cache: str, reason: str | None) -> None:
+    """Raise an error where there is a ``reason``."""
     if reason:
         raise InputError(
-            f"the pretrained weights of {model_name} ({config.hf_hub_id}) are not in the cache {constants.HF_HUB_CACHE} and "
-            f"cannot be fetched ({reason}): connect once, point HF_HOME to a filled cache, or train from scratch with "
-            "--model.pretrained false"
+            f"the pretrained weights of {model_name} ({source}) are not in the cache {cache} and cannot be fetched ({reason}): "
+            "connect once, take a filled cache, or train from scratch with --model.pretrained false"
         )
 
 

@@ -91,11 +91,14 @@ class DropKeyPlan:
     def sampling(self) -> Iterator[None]:
         """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies)."""
         before = [state.sampling for state in self.states]
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # in eval, nn.TransformerEncoder would go around its attention modules
         for state in self.states:
             state.sampling = True
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
             for state, sampling in zip(self.states, before, strict=True):
                 state.sampling = sampling
 

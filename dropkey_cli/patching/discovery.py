@@ -40,7 +40,7 @@ class AttentionCall:
     @property
     def over_keys(self) -> bool:
         """Whether this can be a softmax over keys: along the last axis of logits with samples, queries and keys."""
-        return self.function != "multi_head_attention_forward" and self.dim == -1 and len(self.logits_shape) >= 3
+        return self.dim == -1 and len(self.logits_shape) >= 3
 
 
 def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[AttentionCall]:
@@ -129,8 +129,7 @@ class _Recorder(TorchFunctionMode):
             logits, dim, _ = softmax_arguments(*args, **kwargs)
             self._note("softmax", tuple(logits.shape), dim)
         elif func is F.multi_head_attention_forward:
-            query, key = args[0], args[1]
-            self._note("multi_head_attention_forward", (*query.shape[:-1], key.shape[0 if key.dim() == 3 else -2]))
+            self._note("multi_head_attention_forward", _multi_head_logits_shape(*args))
         return func(*args, **kwargs)
 
     def _note(self, function: Function, logits_shape: tuple[int, ...], dim: int = -1) -> None:
@@ -150,6 +149,15 @@ def softmax_arguments(
 
 def _sdpa_logits_shape(query: Tensor, key: Tensor, *_: object, enable_gqa: bool = False, **__: object) -> tuple[int, ...]:
     return logits_shape(query, key, enable_gqa=enable_gqa)
+
+
+def _multi_head_logits_shape(
+    query: Tensor, key: Tensor, _value: Tensor, _embed_dim: int, num_heads: int, *further: object
+) -> tuple[int, ...]:
+    _in_proj_weight, _in_proj_bias, bias_k, _bias_v, add_zero_attn, *_ = further
+    num_keys = len(key) + (bias_k is not None) + bool(add_zero_attn)
+    batch = query.shape[1] if query.dim() == 3 else 1  # (N, B, C), or (N, C)
+    return (batch, num_heads, len(query), num_keys)
 
 
 def _tensors(value: object) -> Iterable[Tensor]:

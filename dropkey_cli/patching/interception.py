@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
 from dropkey_cli.method.mask import KeyLayout, seed_tensor
+from dropkey_cli.method.multi_head import dropkey_multi_head_attention_forward
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
@@ -134,6 +136,11 @@ class _Interception(TorchFunctionMode):
             logits, dim, dtype = softmax_arguments(*args, **kwargs)
             if dim == -1 and logits.dim() >= 3:
                 return self._softmax(logits, dtype)
+        finite = self.layer.rule.finite_fill
+        if finite is not None and func is Tensor.masked_fill and args[2:] == (finite,):
+            args = (*args[:2], -torch.inf)  # as in `KeyDropping.forward`
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _attention(
@@ -160,7 +167,6 @@ class _Interception(TorchFunctionMode):
             seed=self._seed(query.device),
             dropout_p=dropout_p,
             enable_gqa=enable_gqa,
-            forbidden_gap=self.layer.rule.forbidden_gap,
             counts=self.layer.counts,
         )
 
@@ -173,9 +179,20 @@ class _Interception(TorchFunctionMode):
             layout=self.layer.layout,
             seed=self._seed(logits.device),
             dtype=dtype,
-            forbidden_gap=rule.forbidden_gap,
             keep_empty_rows=rule.keep_empty_rows,
             shared_heads=self.layer.shared_heads,
+            counts=self.layer.counts,
+        )
+
+    def _multi_head(self, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401 - torch's
+        return dropkey_multi_head_attention_forward(
+            query,
+            *args,
+            **kwargs,
+            ratio=self.layer.ratio,
+            structure=self.layer.structure,
+            layout=self.layer.layout,
+            seed=self._seed(query.device),
             counts=self.layer.counts,
         )
 

@@ -6,8 +6,6 @@ The table is closed on purpose: no shape tells a key from a channel, so a class 
 from dataclasses import dataclass
 from typing import Literal
 
-from dropkey_cli.method.attention import FORBIDDEN_GAP
-
 Kind = Literal["key", "class", "pool", "refuse"]
 
 
@@ -26,7 +24,7 @@ class Rule:
         heads_axis: Axis of the heads in the logits; None where they are folded into the samples.
         no_grid: Why its keys do not lie on a grid of image tokens, row by row.
         finite_mask: The argument ``mask`` of its forward forbids with a finite number (-100).
-        forbidden_gap: The module forbids with a finite number; logits this far below their row's largest are forbidden.
+        finite_fill: The finite number that the module fills in where it forbids (-100).
     """
 
     kind: Kind
@@ -38,7 +36,7 @@ class Rule:
     heads_axis: int | None = -3
     no_grid: str = ""
     finite_mask: bool = False
-    forbidden_gap: float = FORBIDDEN_GAP
+    finite_fill: float | None = None
 
 
 KEY = Rule("key")
@@ -47,6 +45,7 @@ POOL = Rule("pool", "is a pooling head")
 DIFFERENTIAL = Rule("key", share_mask=True, shared_heads=2)  # two maps over the same keys, subtracted
 TALKING_HEADS = Rule("key", talking_heads=True)
 SHIFTED_WINDOW = Rule("key", finite_mask=True)
+FILLED_WINDOW = Rule("key", finite_fill=-100.0)  # torchvision's shifted windows
 
 _CHANNELS = Rule("refuse", "attends over channels, not tokens")
 _BRANCHES = Rule("refuse", "weights branches, not tokens")
@@ -114,6 +113,12 @@ KNOWN: dict[str, Rule] = {
     "timm.models.vision_transformer_sam.Attention": KEY,
     "timm.models.volo.Attention": KEY,
     "timm.models.volo.ClassAttention": CLASS,
+    # Its keys may be anything, such as the object queries of a decoder.
+    "torch.nn.modules.activation.MultiheadAttention": Rule("key", no_grid="torch does not say what its keys are"),
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": KEY,
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": FILLED_WINDOW,
+    "torchvision.models.video.mvit.MultiscaleAttention": KEY,
+    "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d": FILLED_WINDOW,
     # Softmaxes that do not run over keys.
     "timm.layers.global_context.GlobalContext": _NO_QUERY,
     "timm.layers.lambda_layer.LambdaLayer": _LINEAR,
@@ -135,9 +140,6 @@ KNOWN: dict[str, Rule] = {
         "class", "attends over the layers' class tokens", no_grid="its keys are the layers' class tokens"
     ),
     "dropkey_cli.models.t2t_vit.TokenTransformer": Rule("key", "makes the tokens, before the first block"),
-    "torch.nn.modules.activation.MultiheadAttention": Rule(
-        "refuse", "computes its attention where this version cannot reach the logits"
-    ),
 }
 
 

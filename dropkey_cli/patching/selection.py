@@ -18,7 +18,7 @@ class AttentionLayer:
         name: Its path in the model.
         class_name: Its class, with the class's module.
         kind: key (tokens attend to tokens), class (a class token attends) or pool (a pooling head).
-        function: How it attends: by ``scaled_dot_product_attention`` or by ``softmax``.
+        function: How it attends: by ``scaled_dot_product_attention``, ``softmax`` or ``multi_head_attention_forward``.
         queries: Number of queries of the recorded image size.
         keys: Number of keys each query attends to.
         heads: Number of heads; 1 where they are folded into the batch.

@@ -98,7 +98,7 @@ def test_only_the_last_of_three_axes_can_be_keys(shape: tuple[int, ...], dim: in
     assert AttentionCall("", Attention, "softmax", shape, dim).over_keys is over_keys
 
 
-def test_multi_head_attention_is_recorded_but_its_logits_are_out_of_reach() -> None:
+def test_torchs_multi_head_attention_is_recorded_with_its_logits() -> None:
     class Torchs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -110,7 +110,7 @@ def test_multi_head_attention_is_recorded_but_its_logits_are_out_of_reach() -> N
 
     (call,) = record_attention(Torchs(), TOKENS)
     assert (call.layer, call.cls, call.function) == ("attention", nn.MultiheadAttention, "multi_head_attention_forward")
-    assert not call.over_keys
+    assert (call.logits_shape, call.over_keys) == ((2, 2, 5, 5), True)
 
 
 def test_cross_attention_has_its_queries_and_keys() -> None:

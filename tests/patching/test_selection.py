@@ -172,12 +172,6 @@ def test_refused_class_cannot_be_included() -> None:
         select("xcit_nano_12_p8_224", include=["*.XCA"])
 
 
-def test_torchs_multi_head_attention_is_refused_with_the_reason() -> None:
-    encoder = nn.TransformerEncoderLayer(8, 2, batch_first=True)
-    with pytest.raises(InputError, match=r"self_attn, a torch\.nn.*MultiheadAttention, computes its attention where"):
-        apply_dropkey(encoder, example_inputs=TOKENS)
-
-
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_pattern_that_matches_nothing_is_refused_with_the_layers(option: str) -> None:
     with pytest.raises(InputError, match=rf"{option} '\*\.Atention' matches no .* vit_tiny_.*blocks\.0\.attn, .* …"):

@@ -3,6 +3,7 @@
 Nothing heavy is imported before the sub-command is known, so that ``--help`` and ``--version`` answer at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ TRAINER_COMMANDS = {
     "predict": "classes of images, from a checkpoint, into predictions.csv",
 }
 OTHER_COMMANDS = {
+    "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "inspect": "where a model attends and how much DropKey would drop there",
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
@@ -34,6 +36,7 @@ first steps:
   dropkey fit --config configs/quickstart.yaml
   dropkey fit --data.root ./photos --model.model_name vit_tiny_patch16_224
   dropkey predict --ckpt_path best --data.root image.jpg
+  dropkey models 'vit_tiny*'
 
 dropkey COMMAND --help lists a command's options; dropkey --version prints the version.
 """
@@ -46,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``dropkey``; by default those of this process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted, 141 the reader of a pipe left.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except InputError as error:
         print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -81,6 +88,10 @@ def _dispatch(words: list[str]) -> None:
         from dropkey_cli.commands.inspect import inspect
 
         inspect(words[1:])
+    elif command == "models":
+        from dropkey_cli.commands.models import models
+
+        models(words[1:])
     else:
         raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,11 @@ def test_installed_commands(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"dropkey {__version__}\n")
     assert subprocess.run([*command, "fitt"], cwd=tmp_path, capture_output=True).returncode == 2
+
+
+def test_reader_that_leaves_a_pipe_ends_the_command_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "dropkey_cli", "--help"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")

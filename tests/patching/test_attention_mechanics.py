@@ -231,9 +231,7 @@ def test_query_of_a_sharp_head_turns_to_the_keys_that_are_left(weights: list[Ten
     attention = swin_transformer_v2.WindowAttention(24, window_size=(4, 4), num_heads=3)
     with torch.no_grad():
         attention.logit_scale.fill_(math.log(100.0))  # the largest that it can learn
-        attention.qkv.weight[24:48] = attention.qkv.weight[
-            :24
-        ]  # a token fits itself best: 100, the others far less
+        attention.qkv.weight[24:48] = attention.qkv.weight[:24]  # a token fits itself best: 100, the others far less
         attention.q_bias.zero_()
     apply(attention, TOKENS, ratio=0.3)
     mask = torch.zeros(2, 16, 16)

@@ -40,7 +40,8 @@ class DropRatioMonitor(Callback):
         if plan is None or trainer.global_step == self._logged_step:
             return
         self._logged_step = trainer.global_step
-        counts = torch.stack([state.counts for state in plan.states])  # (L, 2)
+        # FSDP moves past `_apply`: a layer that never drew has its counts where the model was made
+        counts = torch.stack([state.counts.to(trainer.strategy.root_device) for state in plan.states])  # (L, 2)
         for state in plan.states:
             state.counts.zero_()  # in place: compiled code holds on to the tensor
         counts = trainer.strategy.reduce(counts, reduce_op="sum")

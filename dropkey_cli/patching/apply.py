@@ -14,7 +14,7 @@ from dropkey_cli.method.schedule import layer_ratios
 from dropkey_cli.method.settings import DropKeySettings, check_ratio
 from dropkey_cli.patching.discovery import image_inputs, record_attention
 from dropkey_cli.patching.grid import key_layouts
-from dropkey_cli.patching.interception import KeyDropping, LayerDropKey, intercepted_class, wrapped_class
+from dropkey_cli.patching.interception import KeyDropping, LayerDropKey, intercepted_class, is_outermost, wrapped_class
 from dropkey_cli.patching.selection import AttentionLayer, Selection, select_layers
 
 
@@ -103,7 +103,17 @@ class DropKeyPlan:
                 state.sampling = sampling
 
     def remove(self) -> None:
-        """Give every module its original class back. The plan is of no use afterwards."""
+        """Give every module its original class back. The plan is of no use afterwards.
+
+        Raises:
+            InputError: If another tool has put a class of its own over one of them since, as FSDP2's fully_shard does.
+        """
+        for module in self._modules:
+            if not is_outermost(module):
+                raise InputError(
+                    f"{type(module).__name__} lies over the class with DropKey and would be lost with it: call plan.remove() "
+                    "before the tool that put it there (fully_shard), or switch DropKey off: plan.enabled = False"
+                )
         for module in self._modules:
             module.__class__ = wrapped_class(type(module))
             del module.dropkey
@@ -131,7 +141,10 @@ def apply_dropkey(
     """
     settings = settings or DropKeySettings()
     if any(isinstance(module, KeyDropping) for module in model.modules()):
-        raise InputError(f"{type(model).__name__} has DropKey already: call plan.remove() before applying it again")
+        raise InputError(
+            f"{type(model).__name__} has DropKey already: call plan.remove() before applying it again, or, for a copy, "
+            "which has no plan of its own, copy the model before it gets DropKey"
+        )
     inputs = image_inputs(model) if example_inputs is None else example_inputs
     selection = select_layers(record_attention(model, inputs), settings, model_name=type(model).__name__)
     return DropKeyPlan(model, selection, settings, key_layouts(selection.selected, model, inputs, settings))

@@ -57,13 +57,15 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
     ghost.train()  # some of timm's return None
     recorder = _Recorder()
     for name, module in ghost.named_modules():
+        module._forward_pre_hooks.clear()  # whoever registered them does not expect tensors without values
+        module._forward_hooks.clear()
         if not isinstance(module, nn.Softmax):
             module.register_forward_pre_hook(recorder.entering(name, type(module)))
             module.register_forward_hook(recorder.leaving, always_call=True)
     inputs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs)
     try:
         # A forward in training mode may draw random numbers: the caller's generator keeps its state.
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"), recorder:
             ghost(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in inputs if isinstance(t, Tensor))
@@ -75,12 +77,22 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model`` on the meta device, without allocating its weights a second time."""
+    """A deep copy of ``model`` on the meta device, without allocating its weights a second time.
+
+    Raises:
+        InputError: If it cannot be copied, as under FSDP.
+    """
     ghosts: dict[int, Any] = {}
     for tensor in _tensors([vars(module) for module in model.modules()]):
         ghost = tensor.detach().to("meta")
         ghosts[id(tensor)] = nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost
-    return copy.deepcopy(model, ghosts).to("meta")
+    try:
+        return copy.deepcopy(model, ghosts).to("meta")
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} could not be copied to find its attention layers ({type(error).__name__}: {error}); apply "
+            "DropKey before other tools (FSDP, a parametrization) change the model"
+        ) from error
 
 
 def image_inputs(model: nn.Module) -> tuple[Tensor]:

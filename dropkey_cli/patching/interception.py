@@ -64,7 +64,7 @@ class LayerDropKey:
 
     def to(self, device: torch.device) -> None:
         """Move to ``device``; values survive a detour over the meta device."""
-        if device.type != "meta":
+        if device.type != "meta" and device != self.counts.device:
             self.ratio, self.counts = self.ratio.to(device), self.counts.to(device)
 
 
@@ -73,7 +73,7 @@ class KeyDropping(nn.Module):
 
     dropkey: LayerDropKey
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
+    def _forward_dropping_keys(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
         if not self.dropkey.acts(self.training):
             return super().forward(*args, **kwargs)
@@ -83,14 +83,25 @@ class KeyDropping(nn.Module):
         with _Interception(self.dropkey):
             return super().forward(*args, **kwargs)
 
+    # By another name, because torch.export notes in the program where every function called forward was defined.
+    forward = _forward_dropping_keys
+
+    def extra_repr(self) -> str:
+        """What the wrapped class says of itself, and the drop ratio (the class keeps its name: exported programs bear it)."""
+        said = super().extra_repr()
+        return ", ".join(filter(None, [said, f"dropkey={float(self.dropkey.ratio):.4g}"]))
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         # .to(device), .cuda() and .to_empty() pass through here. Only the device is followed, never the dtype.
         self.dropkey.to(fn(torch.empty(0, device=self.dropkey.counts.device)).device)
         return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401
+        if not is_outermost(self):
+            return super().__reduce_ex__(protocol)
         # The class exists at run time only: pickle and deepcopy make it again from the wrapped one.
-        return _rebuild, (wrapped_class(type(self)),), self.__dict__.copy()
+        state = self.__getstate__()  # type: ignore[no-untyped-call]  # nn.Module's leaves out what torch.compile put there
+        return _rebuild, (wrapped_class(type(self)),), state
 
 
 _INTERCEPTED: dict[type[nn.Module], type[nn.Module]] = {}
@@ -99,7 +110,8 @@ _INTERCEPTED: dict[type[nn.Module], type[nn.Module]] = {}
 def intercepted_class(cls: type[nn.Module]) -> type[nn.Module]:
     """The subclass of ``cls`` that drops keys; the same one each time."""
     if cls not in _INTERCEPTED:
-        _INTERCEPTED[cls] = type(f"DropKey{cls.__name__}", (KeyDropping, cls), {"__module__": cls.__module__})
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        _INTERCEPTED[cls] = type(cls.__name__, (KeyDropping, cls), names)
     return _INTERCEPTED[cls]
 
 
@@ -107,6 +119,11 @@ def wrapped_class(cls: type) -> type[nn.Module]:
     """The class that `intercepted_class` was given."""
     wrapped: type[nn.Module] = cls.__mro__[cls.__mro__.index(KeyDropping) + 1]
     return wrapped
+
+
+def is_outermost(module: nn.Module) -> bool:
+    """Whether no other tool (FSDP2, a parametrization) has put a class of its own over the one with DropKey."""
+    return type(module) is intercepted_class(wrapped_class(type(module)))
 
 
 def _rebuild(cls: type[nn.Module]) -> nn.Module:
@@ -138,7 +155,7 @@ class _Interception(TorchFunctionMode):
                 return self._softmax(logits, dtype)
         finite = self.layer.rule.finite_fill
         if finite is not None and func is Tensor.masked_fill and args[2:] == (finite,):
-            args = (*args[:2], -torch.inf)  # as in `KeyDropping.forward`
+            args = (*args[:2], -torch.inf)  # as in `KeyDropping`
         if func is F.multi_head_attention_forward:
             return self._multi_head(*args, **kwargs)
         return func(*args, **kwargs)
@@ -197,6 +214,7 @@ class _Interception(TorchFunctionMode):
         )
 
     def _seed(self, device: torch.device) -> Tensor:
+        self.layer.to(device)  # before its counts are read: FSDP moves parameters past `_apply`
         if self.seed is None or not self.layer.rule.share_mask:
             self.seed = seed_tensor(None, device)
         return self.seed

@@ -37,7 +37,7 @@ class Run:
             log_every_n_steps=interval,
             is_global_zero=True,
             loggers=[self.logger],
-            strategy=SimpleNamespace(reduce=self.reduce),
+            strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=self.reduce),
         )
         self.module: Any = SimpleNamespace(dropkey_plan=self.plan)
         self.monitor = DropRatioMonitor()

@@ -94,6 +94,8 @@ def test_installed_commands(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"dropkey {__version__}\n")
     assert subprocess.run([*command, "fitt"], cwd=tmp_path, capture_output=True).returncode == 2
+    listed = subprocess.run([*command, "models", "--json", "test_vit"], cwd=tmp_path, capture_output=True, text=True)
+    assert '"attention_layers": 6' in listed.stdout  # the table lies in the package
 
 
 def test_reader_that_leaves_a_pipe_ends_the_command_quietly() -> None:

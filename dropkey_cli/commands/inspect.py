@@ -7,6 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, image_config
 from dropkey_cli.patching.apply import apply_dropkey
@@ -22,16 +23,20 @@ def inspect(words: list[str]) -> None:
     Raises:
         InputError: If an option is wrong, or the model has no layer DropKey can act on.
     """
+    for word in words:
+        if word.startswith("--model."):
+            raise InputError(f"inspect has no {word}: it takes DropKey's options without model., e.g. --dropkey.ratio 0.1")
     parser = _parser()
     options = parser.parse_args(words)
     settings: DropKeySettings = parser.instantiate(options).dropkey
     size = image_config(options.model).image_size if options.image_size is None else options.image_size
     with torch.device("meta"):
         model = create_model(options.model, num_classes=1000, image_size=size, pretrained=False, model_args=options.model_args)
-    plan = apply_dropkey(model, settings, example_inputs=(torch.empty(2, 3, size, size, device="meta"),))
+    channels = (options.model_args or {}).get("in_chans", 3)
+    plan = apply_dropkey(model, settings, example_inputs=(torch.empty(2, channels, size, size, device="meta"),))
     print_table(plan)
     if options.masks is not None:
-        from dropkey_cli.patching.pictures import draw_masks  # matplotlib takes a second
+        from dropkey_cli.commands.pictures import draw_masks  # matplotlib takes a second
 
         print(f"masks of {', '.join(draw_masks(plan, Path(options.masks)))}: {options.masks}")
 

@@ -3,19 +3,17 @@
 import json
 import sys
 from argparse import ArgumentParser
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from typing import NoReturn
 
-import timm
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from timm.models import PretrainedCfg
 
+from dropkey_cli.catalog import Catalog, CatalogEntry, read_catalog
 from dropkey_cli.errors import InputError, did_you_mean
-from dropkey_cli.models.catalog import CatalogEntry, measure, read_catalog
 
 DESCRIPTION = "The networks of timm and dropkey: how many attention layers take DropKey, their size, their weights."
 PATTERN = """\
@@ -28,29 +26,6 @@ dropkey inspect NAME shows the attention layers.
 """
 
 
-@dataclass(frozen=True)
-class Model:
-    """One line of the list.
-
-    Args:
-        name: What ``--model.model_name`` takes: an architecture, or an architecture and the tag of weights.
-        parameters: Their number; None if the architecture could not be measured.
-        input_size: Channels, height and width of the images.
-        pretrained: Tags of the weights, the default first; empty if there are none.
-        licence: Of the weights named first; None if timm does not tell it.
-        attention_layers: How many take DropKey by default.
-        reason: Why none does; None if some do.
-    """
-
-    name: str
-    parameters: int | None
-    input_size: tuple[int, int, int]
-    pretrained: list[str]
-    licence: str | None
-    attention_layers: int
-    reason: str | None
-
-
 def models(words: list[str]) -> None:
     """Print the models that match, as a table or as JSON.
 
@@ -61,57 +36,55 @@ def models(words: list[str]) -> None:
         InputError: If an option is wrong or a pattern matches nothing.
     """
     options = _parser().parse_intermixed_args(words)
-    found = describe(find_names(options.patterns))
+    catalog = read_catalog()
+    found = describe(find_names(options.patterns, catalog), catalog)
     print(json.dumps([asdict(model) for model in found], indent=2) if options.json else _render(found))
 
 
-def find_names(patterns: list[str]) -> list[str]:
+def find_names(patterns: list[str], catalog: Catalog) -> list[str]:
     """The names that match any pattern, each once; all architectures without a pattern.
 
     Raises:
         InputError: If a pattern matches nothing.
     """
-    found: list[str] = [] if patterns else timm.list_models()
+    found = [] if patterns else _known_names(catalog, with_tags=False)
     for pattern in patterns:
-        known = timm.list_pretrained() if "." in pattern else timm.list_models()
+        known = _known_names(catalog, with_tags="." in pattern)
         matching = [pattern] if pattern in known else [n for n in known if fnmatchcase(n, pattern) or pattern in n]
         if not matching:
             near = did_you_mean(pattern, known) or ": dropkey models lists all"
-            raise InputError(f"{pattern!r} matches no model that timm {timm.__version__} has{near}")
+            raise InputError(f"{pattern!r} matches no model that timm {version('timm')} has{near}")
         found += matching
     return list(dict.fromkeys(found))
 
 
-def describe(names: list[str]) -> list[Model]:
-    """What timm and the table say about models; architectures that the table lacks are measured now."""
-    entries = _entries([_architecture(name) for name in names])
-    tags = defaultdict(list)
-    for name in timm.list_pretrained():
-        tags[_architecture(name)].append(name.partition(".")[2])
-    return [_describe(name, entries[_architecture(name)], tags[_architecture(name)]) for name in names]
+def describe(names: list[str], catalog: Catalog) -> list[CatalogEntry]:
+    """What the table says about models; timm is asked for single weights, and for everything if it is not the table's."""
+    if catalog.is_of_installed_timm and catalog.entries.keys() >= set(names):
+        return [catalog.entries[name] for name in names]
+    from dropkey_cli.models.census import entry_of, measure
 
-
-def _describe(name: str, entry: CatalogEntry, tags: list[str]) -> Model:
-    config = timm.get_pretrained_cfg(name) or PretrainedCfg()
-    # The default first; of a name with a tag, only that one
-    tags = [name.partition(".")[2]] if "." in name else sorted(tags, key=lambda tag: tag != config.tag)
-    licence = config.license if tags else None
-    return Model(name, entry.parameters, config.input_size, tags, licence, entry.attention_layers, entry.reason or None)
-
-
-def _entries(architectures: list[str]) -> dict[str, CatalogEntry]:
-    entries = read_catalog().entries
-    missing = [name for name in dict.fromkeys(architectures) if name not in entries]
+    architectures = {name: name.partition(".")[0] for name in names}
+    missing = [name for name in dict.fromkeys(architectures.values()) if name not in catalog.entries]
     if missing:
         print(f"dropkey's table lacks {len(missing)} of these: measuring, about a second each", file=sys.stderr)
-    return entries | {name: measure(name) for name in missing}
+    entries = catalog.entries | {name: measure(name) for name in missing}
+    measured = [(name, entries[architecture]) for name, architecture in architectures.items()]
+    return [entry_of(name, entry.parameters, entry.attention_layers, entry.reason) for name, entry in measured]
 
 
-def _architecture(name: str) -> str:
-    return name.partition(".")[0]
+def _known_names(catalog: Catalog, *, with_tags: bool) -> list[str]:
+    """All architectures or, with tags, all weights; the latter, or a table of another timm, take timm's import."""
+    if catalog.is_of_installed_timm and not with_tags:
+        return list(catalog.entries)
+    import timm
+
+    import dropkey_cli.models  # noqa: F401 - registers our networks with timm
+
+    return timm.list_pretrained() if with_tags else timm.list_models()
 
 
-def _render(found: list[Model]) -> str:
+def _render(found: list[CatalogEntry]) -> str:
     """The table and its notes as text; in a file or pipe, as wide as they need to be."""
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
@@ -126,7 +99,7 @@ def _render(found: list[Model]) -> str:
     return text.get().rstrip("\n")
 
 
-def _table(found: list[Model], notes: dict[str, str], *, terminal_width: int) -> Table:
+def _table(found: list[CatalogEntry], notes: dict[str, str], *, terminal_width: int) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     # In a narrow terminal the weights are broken before the names, which people copy
     longest = max(len(model.name) for model in found)
@@ -144,11 +117,11 @@ def _table(found: list[Model], notes: dict[str, str], *, terminal_width: int) ->
     return table
 
 
-def _weights(model: Model) -> str:
+def _weights(model: CatalogEntry) -> str:
     if not model.pretrained:
         return "none"
     more = f" +{len(model.pretrained) - 1}" if len(model.pretrained) > 1 else ""
-    return f"{model.pretrained[0] or 'default'}{more} ({model.licence or 'not stated'})"
+    return f"{model.pretrained[0]}{more} ({model.licence or 'not stated'})"
 
 
 class _Parser(ArgumentParser):

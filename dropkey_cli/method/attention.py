@@ -103,7 +103,7 @@ def dropkey_softmax(
     """
     if isinstance(ratio, float | int) and ratio == 0:
         return torch.softmax(logits, -1, dtype)
-    dropped = _draw(logits.shape, ratio, structure, layout, seed, logits.device, counts, shared_heads)
+    dropped = _draw(logits.shape, ratio, structure, layout, seed, logits.device, counts, shared_heads=shared_heads)
     if keep_empty_rows:
         dropped = dropped & ~dropped.all(-1, keepdim=True)
     weights: Tensor = _MaskedSoftmax.apply(logits, dropped, dtype)
@@ -120,14 +120,12 @@ class _MaskedSoftmax(torch.autograd.Function):
         empty = left.amax(-1, keepdim=True) < least  # (…, N, 1); False where a logit is NaN, which must stay visible
         weights = torch.softmax(left, -1, dtype).masked_fill_(empty, 0)
         ctx.save_for_backward(weights)
-        ctx.logits_dtype = logits.dtype
         return weights
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (weights,) = ctx.saved_tensors
-        grad_logits = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
-        return grad_logits.to(ctx.logits_dtype), None, None
+        return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype), None, None
 
 
 def _draw(
@@ -138,6 +136,7 @@ def _draw(
     seed: int | Tensor | None,
     device: torch.device,
     counts: Tensor | None,
+    *,
     shared_heads: int = 1,
 ) -> Tensor:
     """Mask for logits of ``shape``: the last three axes are head, query, key, everything in front counts as samples."""

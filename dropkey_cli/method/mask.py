@@ -121,9 +121,11 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
 def _fitting(layout: KeyLayout | None, keys: int, structure: Structure) -> KeyLayout:
     if layout is None:
         raise InputError(f"structure {structure!r} needs to know how the {keys} keys lie on a grid: give their layout")
-    layout = KeyLayout(*layout)
     if layout.num_keys != keys or layout.window_size < 1:
-        raise InputError(f"{layout} does not describe {keys} keys: prefix_tokens + height · width must be their number")
+        raise InputError(
+            f"{layout} does not describe {keys} keys: prefix_tokens + height · width must be their number and window_size at "
+            "least 1; a model takes images of the size that DropKey was applied for"
+        )
     return layout
 
 
@@ -182,6 +184,7 @@ def _one_to(count: int, like: Tensor) -> Tensor:
 def _share(ratio: float | Tensor) -> int | Tensor:
     """``ratio`` in units of 2^-16; at most 65535, as a ratio just below 1 must not overflow the 16-bit comparison."""
     if isinstance(ratio, Tensor):
-        return (ratio * 65536).round().clamp(max=65535).to(torch.int64)
+        exact = ratio.to(torch.promote_types(ratio.dtype, torch.float32))  # 65536 is beyond float16
+        return (exact * 65536).round().clamp(0, 65535).to(torch.int64)
     check_ratio("ratio", ratio)
     return min(round(ratio * 65536), 65535)

@@ -24,7 +24,8 @@ class DropKeySettings:
         window_size: Side of the square windows that structure block drops, in tokens.
         share_talking_heads: Where a model mixes its heads after the softmax (CaiT, EfficientFormerV2), let all heads of a
             layer lose the same keys: else what one head dropped comes back through another.
-        include: Also apply to these layers: patterns of layer names or class names, e.g. "head.attn_pool" or "*.MyAttention".
+        include: Also apply to these layers: patterns of layer names or class names, e.g.
+            '["head.attn_pool", "*.MyAttention"]'.
         exclude: Leave these layers alone: patterns of layer names or class names.
 
     Raises:
@@ -50,6 +51,9 @@ class DropKeySettings:
             for position, ratio in enumerate(self.schedule):
                 check_ratio(f"schedule[{position}]", ratio)
         check_choice("structure", self.structure, get_args(Structure))
+        for name, patterns in (("include", self.include), ("exclude", self.exclude)):
+            if isinstance(patterns, str):
+                raise InputError(f"{name} {patterns!r} is one word: give a list of patterns, [{patterns!r}]")
         if self.window_size < 1:
             raise InputError(f"window_size {self.window_size!r} is no side of a window: give a number of tokens, 1 or more")
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -62,7 +63,8 @@ def create_model(
         num_classes: Outputs of the classifier.
         image_size: Height and width in pixels; where it is not the model's own, timm resamples the position embeddings.
         pretrained: Load the pretrained weights: from the cache, or from the hub.
-        model_args: Further arguments of the model's constructor, e.g. ``{"drop_path_rate": 0.1}``.
+        model_args: Further arguments of the model's constructor, e.g. ``{"drop_path_rate": 0.1}``; with
+            ``{"pretrained_cfg_overlay": {"file": "weights.pth"}}`` the pretrained weights come from this file.
 
     Raises:
         InputError: If the name or an argument is unknown, or the weights can neither be found nor fetched.
@@ -75,14 +77,18 @@ def create_model(
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
     arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
     if pretrained:
-        _check_weights(model_name, config)
+        _check_weights(model_name, config, _weights_file(model_args))
     model: nn.Module = timm.create_model(model_name, pretrained=pretrained, **arguments)
     return model
 
 
-def describe_weights(model_name: str) -> str:
+def describe_weights(model_name: str, model_args: dict[str, Any] | None = None) -> str:
     """The pretrained weights of ``model_name`` with their source and licence, in one phrase."""
-    config = pretrained_config(model_name)
+    config, file = pretrained_config(model_name), _weights_file(model_args)
+    if file is not None:
+        return f"from {file}"
+    if not config.has_weights:
+        return "none are published"
     source = config.hf_hub_id or config.url or "unknown source"
     return f"{config.tag or 'default'} weights from {source} (licence: {config.license or 'not stated by timm'})"
 
@@ -99,7 +105,8 @@ def _fit_to_images(model_name: str, arguments: dict[str, Any], image_size: int, 
         fitted, error = arguments, _construction_error(model_name, arguments)
     if error is not None:
         given = ", ".join(f"{key}={value!r}" for key, value in fitted.items())
-        raise InputError(f"timm cannot build {model_name} with {given}: {type(error).__name__}: {error}") from error
+        hint = "; --model.model_args null leaves out what a config gave to another model" if len(arguments) > 1 else ""
+        raise InputError(f"timm cannot build {model_name} with {given}: {type(error).__name__}: {error}{hint}") from error
     return fitted
 
 
@@ -114,10 +121,20 @@ def _construction_error(model_name: str, arguments: dict[str, Any]) -> Exception
     return None
 
 
-def _check_weights(model_name: str, config: PretrainedCfg) -> None:
+def _weights_file(model_args: dict[str, Any] | None) -> str | None:
+    overlay = (model_args or {}).get("pretrained_cfg_overlay") or {}
+    file: str | None = overlay.get("file")
+    return file
+
+
+def _check_weights(model_name: str, config: PretrainedCfg, file: str | None) -> None:
     """Refuse at once what would fail after a minute of retries."""
+    if file is not None:
+        if not Path(file).is_file():
+            raise InputError(f"the weights {file!r} in model_args do not exist: give a file, or --model.pretrained false")
+        return
     if not config.has_weights:
-        raise InputError(f"timm has no pretrained weights for {model_name}: train from scratch with --model.pretrained false")
+        raise InputError(f"{model_name} has no pretrained weights: train from scratch with --model.pretrained false")
     if config.hf_hub_id:  # which timm prefers to the URL
         if not _is_cached(config.hf_hub_id):
             reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)

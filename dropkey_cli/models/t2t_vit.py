@@ -240,57 +240,26 @@ _LITE = {"embed_dim": 256, "num_heads": 4, "mlp_ratio": 2.0}
 _T2T_14 = {"embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_ratio": 3.0}
 _T2T_19 = {"embed_dim": 448, "depth": 19, "num_heads": 7, "mlp_ratio": 3.0}
 _T2T_24 = {"embed_dim": 512, "depth": 24, "num_heads": 8, "mlp_ratio": 3.0}
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "t2t_vit_7": _LITE | {"depth": 7},
+    "t2t_vit_10": _LITE | {"depth": 10},
+    "t2t_vit_12": _LITE | {"depth": 12},
+    "t2t_vit_14": _T2T_14,
+    "t2t_vit_19": _T2T_19,
+    "t2t_vit_24": _T2T_24,
+    "t2t_vit_t_14": _T2T_14 | {"token_layer": TokenTransformer},
+    "t2t_vit_t_19": _T2T_19 | {"token_layer": TokenTransformer},
+    "t2t_vit_t_24": _T2T_24 | {"token_layer": TokenTransformer},
+}
 
 
-@register_model
-def t2t_vit_7(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-7, 4.3 M parameters."""
-    return _create("t2t_vit_7", pretrained, **(_LITE | {"depth": 7} | kwargs))
+def _register(variant: str) -> None:
+    def build(pretrained: bool = False, **kwargs: Any) -> T2TViT:
+        return _create(variant, pretrained, **(_VARIANTS[variant] | kwargs))
+
+    build.__name__ = variant  # the name under which timm knows it
+    register_model(build)
 
 
-@register_model
-def t2t_vit_10(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-10, 5.9 M parameters."""
-    return _create("t2t_vit_10", pretrained, **(_LITE | {"depth": 10} | kwargs))
-
-
-@register_model
-def t2t_vit_12(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-12, 6.9 M parameters."""
-    return _create("t2t_vit_12", pretrained, **(_LITE | {"depth": 12} | kwargs))
-
-
-@register_model
-def t2t_vit_14(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-14, 21.5 M parameters."""
-    return _create("t2t_vit_14", pretrained, **(_T2T_14 | kwargs))
-
-
-@register_model
-def t2t_vit_19(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-19, 39.2 M parameters."""
-    return _create("t2t_vit_19", pretrained, **(_T2T_19 | kwargs))
-
-
-@register_model
-def t2t_vit_24(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT-24, 64.1 M parameters."""
-    return _create("t2t_vit_24", pretrained, **(_T2T_24 | kwargs))
-
-
-@register_model
-def t2t_vit_t_14(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT_t-14, 21.5 M parameters, tokens made by transformer layers."""
-    return _create("t2t_vit_t_14", pretrained, token_layer=TokenTransformer, **(_T2T_14 | kwargs))
-
-
-@register_model
-def t2t_vit_t_19(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT_t-19, 39.2 M parameters, tokens made by transformer layers."""
-    return _create("t2t_vit_t_19", pretrained, token_layer=TokenTransformer, **(_T2T_19 | kwargs))
-
-
-@register_model
-def t2t_vit_t_24(pretrained: bool = False, **kwargs: Any) -> T2TViT:
-    """T2T-ViT_t-24, 64.1 M parameters, tokens made by transformer layers."""
-    return _create("t2t_vit_t_24", pretrained, token_layer=TokenTransformer, **(_T2T_24 | kwargs))
+for _variant in _VARIANTS:
+    _register(_variant)

@@ -68,10 +68,11 @@ def record_attention(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[
         with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"), recorder:
             ghost(*inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in inputs if isinstance(t, Tensor))
+        shapes = ", ".join(str(tuple(t.shape)) for t in torch.utils._pytree.tree_leaves(inputs) if isinstance(t, Tensor))
         raise InputError(
             f"{type(model).__name__} could not be run once on inputs of shape {shapes} to find its attention layers "
-            f"({type(error).__name__}: {error}); give inputs that fit: apply_dropkey(model, settings, example_inputs=(images,))"
+            f"({type(error).__name__}: {error}); give inputs that fit, and that it need not read: "
+            "apply_dropkey(model, settings, example_inputs=(images,))"
         ) from error
     return recorder.calls
 

@@ -1,4 +1,7 @@
-"""How the keys of an attention layer lie on the token grid: what the structures block and cross need to know."""
+"""How the keys of an attention layer lie on the token grid: what the structures block and cross need to know.
+
+Only square images, and what can have but one meaning: a wrong grid would train without a word.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +12,15 @@ from torch import Tensor, nn
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.mask import KeyLayout
 from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.patching.known import class_name
 from dropkey_cli.patching.selection import AttentionLayer
+
+UNORDERED = {
+    "timm.layers.patch_dropout.PatchDropout": "patch_drop_rate leaves random tokens",
+    "timm.layers.patch_dropout.PatchDropoutWithIndices": "patch_drop_rate leaves random tokens",
+    "timm.models.naflexvit.NaFlexVit": "the model takes images of any proportions",
+}
+"""Modules in whose models no layer has a grid, and why."""
 
 
 def key_layouts(
@@ -19,49 +30,55 @@ def key_layouts(
 
     Args:
         layers: The layers that take DropKey.
-        model: Their model; timm's ``num_prefix_tokens`` counts the keys in front of the grid.
+        model: Their model.
         example_inputs: What the layers were found on; the first (B, C, height, width) of them are the images.
         settings: Structure and window size.
 
     Raises:
         InputError: If a layer has no grid and the structure (block or cross) needs one.
     """
-    images = [value for value in example_inputs if isinstance(value, Tensor) and value.dim() == 4]
-    layouts: list[KeyLayout | None] = [None] * len(layers)
-    if images:
-        height, width = images[0].shape[-2:]
-        prefix_tokens = getattr(model, "num_prefix_tokens", 0)
-        layouts = [_layout(layer, height, width, prefix_tokens, settings.window_size) for layer in layers]
-    if settings.structure in ("block", "cross"):
-        for layer, layout in zip(layers, layouts, strict=True):
-            if layout is None:
-                raise InputError(_no_grid(layer, settings.structure))
+    why_none = _why_no_layer_has_one(model, example_inputs)
+    layouts: list[KeyLayout | None] = []
+    for layer in layers:
+        why = why_none or layer.rule.no_grid or _why_not(model.get_submodule(layer.name))
+        layout = None if why else _layout(layer.keys, _prefix_tokens(model), settings.window_size)
+        if layout is None and settings.structure in ("block", "cross"):
+            raise InputError(
+                f"structure {settings.structure!r} needs keys on a grid; layer {layer.name!r} ({layer.class_name}) has none: "
+                f"{why or f'its {layer.keys} keys are not those of a square'}. Choose structure element or key, or leave the "
+                f"layer out (exclude: [{layer.class_name!r}])"
+            )
+        layouts.append(layout)
     return layouts
 
 
-def _layout(layer: AttentionLayer, height: int, width: int, prefix_tokens: int, window_size: int) -> KeyLayout | None:
-    if layer.rule.no_grid:
-        return None
-    # What the model says of its prefix first; some with a class token say nothing, and in some it joins late.
-    for prefix in dict.fromkeys((prefix_tokens, 0, 1)):
-        # The grid of the image, or a square window of it
-        grids = {grid for sides in ((height, width), (1, 1)) if (grid := _grid(layer.keys - prefix, *sides))}
-        if len(grids) == 1:
-            rows, columns = grids.pop()
-            return KeyLayout(rows, columns, prefix, window_size)
-    return None
+def _why_no_layer_has_one(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+    images = [value for value in example_inputs if isinstance(value, Tensor) and value.dim() == 4]
+    if not images:
+        return "the model's input is no image (B, C, height, width)"
+    height, width = images[0].shape[-2:]
+    if height != width:
+        return f"images are {height} × {width}, and only square ones are supported"
+    return next((UNORDERED[name] for name in map(class_name, map(type, model.modules())) if name in UNORDERED), "")
 
 
-def _grid(keys: int, height: int, width: int) -> tuple[int, int] | None:
-    """Rows and columns of ``keys`` keys in the exact proportions height : width."""
-    columns = math.isqrt(max(keys, 0) * width // height)
-    rows = keys // columns if columns else 0
-    return (rows, columns) if rows and rows * columns == keys and rows * width == columns * height else None
+def _why_not(module: nn.Module) -> str:
+    window = getattr(module, "window_size", None)
+    return f"its windows are {window}, not square" if isinstance(window, tuple) and len(set(window)) > 1 else ""
 
 
-def _no_grid(layer: AttentionLayer, structure: str) -> str:
-    why = layer.rule.no_grid or f"its {layer.keys} keys form no grid in the proportions of the images"
-    return (
-        f"structure {structure!r} needs keys on a grid; layer {layer.name!r} ({layer.class_name}) has none: {why}. "
-        f"Choose --model.dropkey.structure element or key, or leave the layer out (exclude: [{layer.class_name!r}])"
-    )
+def _prefix_tokens(model: nn.Module) -> int:
+    """Tokens in front of the patches, such as the class token; some layers may see the patches alone, or fewer of these."""
+    for module in model.modules():  # the model may be wrapped
+        if hasattr(module, "num_prefix_tokens"):
+            return int(module.num_prefix_tokens)  # type: ignore[arg-type]  # timm's number
+        if isinstance(getattr(module, "cls_token", None), Tensor):
+            return len(module.cls_token[0])  # type: ignore[index]  # (1, prefix tokens, C)
+    return 0
+
+
+def _layout(keys: int, prefix_tokens: int, window_size: int) -> KeyLayout | None:
+    """The only square of keys, behind all prefix tokens, one, or none, that adds up to ``keys``; None if there are more."""
+    sides = {prefix: math.isqrt(keys - prefix) for prefix in {prefix_tokens, 0, 1} if prefix < keys}
+    fitting = [KeyLayout(side, side, prefix, window_size) for prefix, side in sides.items() if prefix + side**2 == keys]
+    return fitting[0] if len(fitting) == 1 else None

@@ -77,9 +77,8 @@ class KeyDropping(nn.Module):
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
         if not self.dropkey.acts(self.training):
             return super().forward(*args, **kwargs)
-        if self.dropkey.rule.finite_mask and kwargs.get("mask") is not None:
-            # Else a query that lost all its keys would attend to the forbidden ones.
-            kwargs["mask"] = kwargs["mask"].masked_fill(kwargs["mask"] < 0, -torch.inf)
+        if self.dropkey.rule.finite_mask:
+            args, kwargs = _with_infinite_mask(*args, **kwargs)
         with _Interception(self.dropkey):
             return super().forward(*args, **kwargs)
 
@@ -102,6 +101,11 @@ class KeyDropping(nn.Module):
         # The class exists at run time only: pickle and deepcopy make it again from the wrapped one.
         state = self.__getstate__()  # type: ignore[no-untyped-call]  # nn.Module's leaves out what torch.compile put there
         return _rebuild, (wrapped_class(type(self)),), state
+
+
+def _with_infinite_mask(x: Tensor, mask: Tensor | None = None) -> tuple[tuple[Tensor], dict[str, Tensor | None]]:
+    """Arguments of a window attention whose mask forbids with -100: a query that lost all its keys must not attend there."""
+    return (x,), {"mask": None if mask is None else mask.masked_fill(mask < 0, -torch.inf)}
 
 
 _INTERCEPTED: dict[type[nn.Module], type[nn.Module]] = {}
@@ -155,7 +159,7 @@ class _Interception(TorchFunctionMode):
                 return self._softmax(logits, dtype)
         finite = self.layer.rule.finite_fill
         if finite is not None and func is Tensor.masked_fill and args[2:] == (finite,):
-            args = (*args[:2], -torch.inf)  # as in `KeyDropping`
+            args = (*args[:2], -torch.inf)  # as in `_with_infinite_mask`
         if func is F.multi_head_attention_forward:
             return self._multi_head(*args, **kwargs)
         return func(*args, **kwargs)

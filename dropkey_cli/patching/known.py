@@ -42,6 +42,7 @@ class Rule:
 KEY = Rule("key")
 CLASS = Rule("class")
 POOL = Rule("pool", "is a pooling head")
+INCLUDED = Rule("key", no_grid="DropKey does not know what its keys are")  # a class that only the user knows
 DIFFERENTIAL = Rule("key", share_mask=True, shared_heads=2)  # two maps over the same keys, subtracted
 TALKING_HEADS = Rule("key", talking_heads=True)
 SHIFTED_WINDOW = Rule("key", finite_mask=True)
@@ -117,6 +118,7 @@ KNOWN: dict[str, Rule] = {
     "torch.nn.modules.activation.MultiheadAttention": Rule("key", no_grid="torch does not say what its keys are"),
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": KEY,
     "torchvision.models.swin_transformer.ShiftedWindowAttention": FILLED_WINDOW,
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": FILLED_WINDOW,
     "torchvision.models.video.mvit.MultiscaleAttention": KEY,
     "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d": FILLED_WINDOW,
     # Softmaxes that do not run over keys.
@@ -144,8 +146,9 @@ KNOWN: dict[str, Rule] = {
 
 
 def rule_for(cls: type) -> Rule | None:
-    """The rule of an attention class or of the nearest known class it inherits from; None for an unknown class."""
-    return next((KNOWN[name] for name in map(class_name, cls.__mro__) if name in KNOWN), None)
+    """The rule of an attention class, or of the nearest known parent whose forward it has; None for an unknown class."""
+    parents = (parent for parent in cls.__mro__ if getattr(parent, "forward", None) is getattr(cls, "forward", None))
+    return next((KNOWN[name] for name in map(class_name, parents) if name in KNOWN), None)
 
 
 def class_name(cls: type) -> str:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.discovery import AttentionCall, Function
-from dropkey_cli.patching.known import KEY, Kind, Rule, class_name, rule_for
+from dropkey_cli.patching.known import INCLUDED, Kind, Rule, class_name, rule_for
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,15 @@ def select_layers(calls: list[AttentionCall], settings: DropKeySettings, *, mode
     for call in firsts:
         why = _why_not(call, settings)
         if why is None:
-            selected.append(_layer(call, rule_for(call.cls) or KEY))
+            selected.append(_layer(call, rule_for(call.cls) or INCLUDED))
         else:
             left_alone.append(LeftAlone(call.layer, class_name(call.cls), why))
     # A class token or a pooling head alone is not what the paper regularises: only on purpose.
-    if not settings.include and not any(layer.kind == "key" for layer in selected):
-        left_alone += [
-            LeftAlone(layer.name, layer.class_name, "is a class token's attention only (add it to include for DropKey there)")
-            for layer in selected
-        ]
-        selected = []
+    if not any(layer.kind == "key" for layer in selected):
+        included = {call.layer for call in firsts if matches(call, settings.include)}
+        why = "is a class token's attention only (add it to include for DropKey there)"
+        left_alone += [LeftAlone(layer.name, layer.class_name, why) for layer in selected if layer.name not in included]
+        selected = [layer for layer in selected if layer.name in included]
     _check_nesting(selected, firsts)
     if not selected:
         raise NoAttentionError(model_name, left_alone)

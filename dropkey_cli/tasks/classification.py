@@ -185,7 +185,7 @@ class Classification(LightningModule):
         """The weights that training starts from, as (name, text): known before anything is fetched."""
         if self.trainer.ckpt_path is not None:
             return "weights", str(self.trainer.ckpt_path)
-        return "weights", describe_weights(self.model_name) if self.pretrained else "from scratch"
+        return "weights", describe_weights(self.model_name, self.model_args) if self.pretrained else "from scratch"
 
     def plan_lines(self) -> list[tuple[str, str]]:
         """What a user should know before training, as (name, text): network, weights, DropKey, learning rate."""

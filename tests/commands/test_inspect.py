@@ -40,6 +40,11 @@ def test_what_is_left_alone_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "attn_pool" in capsys.readouterr().out
 
 
+def test_other_channels_than_three(capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(["test_vit", "--model_args", "{in_chans: 1}"])
+    assert "DropKey in 6 attention layers" in capsys.readouterr().out
+
+
 def test_masks_are_drawn_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "masks.png"
     inspect(["test_vit", "--dropkey.structure", "cross", "--masks", str(picture)])
@@ -64,6 +69,7 @@ def test_a_large_model_needs_no_memory(capsys: pytest.CaptureFixture[str]) -> No
         (["vit_tiny_patch16_224", "--image_size", "0"], "img_size=0"),
         (["vit_tiny_patch16_224", "--image_size", "big"], "image_size 'big' is not valid: expected a whole number or null"),
         (["vit_tiny_patch16_224", "--model_args", "{dept: 2}"], "dept=2.*unexpected keyword argument 'dept'"),
+        (["test_vit", "--model.dropkey.ratio", "0.1"], "inspect has no --model.dropkey.ratio: .* e.g. --dropkey.ratio 0.1"),
         (["test_vit", "--masks", "nowhere/masks.png"], "'nowhere/masks.png' cannot be written"),
         (["hiera_tiny_224", "--dropkey.structure", "block"], "structure 'block' needs keys on a grid"),
         (["vit_tiny_patch16_224", "more"], "unexpected 'more'"),

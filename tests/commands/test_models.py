@@ -1,19 +1,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import timm
 
+from dropkey_cli import catalog as catalog_file
+from dropkey_cli.catalog import Catalog, read_catalog
 from dropkey_cli.cli import main
 from dropkey_cli.commands import models as command
 from dropkey_cli.commands.models import find_names, models
 from dropkey_cli.errors import InputError
-from dropkey_cli.models.catalog import Catalog
 
 WEIGHTS = "vit_base_patch16_224"
+SHIPPED = read_catalog()
+NEEDS_TIMM_OF_TABLE = pytest.mark.skipif(timm.__version__ != SHIPPED.timm_version, reason="the table is of another timm")
 
 
 def listed(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -75,13 +79,13 @@ def test_wildcards(pattern: str) -> None:
     known = timm.list_pretrained() if "." in pattern else timm.list_models()
     expected = [name for name in known if fnmatchcase(name, pattern)]
     assert len(expected) > 1
-    assert find_names([pattern]) == expected
+    assert find_names([pattern], SHIPPED) == expected
 
 
 def test_a_name_is_itself_and_a_part_of_names_all_of_them() -> None:
-    assert find_names(["resnet18"]) == ["resnet18"]  # not skresnet18 and so on
-    assert {"deit_tiny_patch16_224", "deit3_base_patch16_224"} <= set(find_names(["deit"]))
-    assert all("deit" in name for name in find_names(["deit"]))
+    assert find_names(["resnet18"], SHIPPED) == ["resnet18"]  # not skresnet18 and so on
+    assert {"deit_tiny_patch16_224", "deit3_base_patch16_224"} <= set(find_names(["deit"], SHIPPED))
+    assert all("deit" in name for name in find_names(["deit"], SHIPPED))
 
 
 def test_several_patterns_list_each_name_once_and_options_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,14 +120,34 @@ def test_what_matches_nothing_is_refused(words: list[str], message: str) -> None
         models(words)
 
 
+def test_with_another_timm_the_list_is_what_that_timm_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["vit_base_patch16_224", "resnet18", "t2t_vit_14", "vit_gigantic_patch14_224"]
+    shipped = listed(names, capsys)
+    monkeypatch.setattr(catalog_file, "version", lambda _: "99.0")
+    entries = SHIPPED.entries | {
+        "resnet18": replace(SHIPPED.entries["resnet18"], pretrained=("gone_in1k",), licence="gone", input_size=(1, 2, 3)),
+        "gone_vit": replace(SHIPPED.entries["test_vit"], name="gone_vit"),
+    }
+    monkeypatch.setattr(command, "read_catalog", lambda: Catalog(SHIPPED.timm_version, entries))
+    assert listed(names, capsys) == shipped
+    with pytest.raises(InputError, match="'gone_vit' matches no model"):
+        models(["gone_vit"])
+
+
 def test_architectures_that_the_table_lacks_are_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = listed(["test_vit"], capsys)
-    monkeypatch.setattr(command, "read_catalog", lambda: Catalog(timm.__version__, {}))
-    assert main(["models", "--json", "test_vit", "test_vit.r160_in1k"]) == 0
+    # What the table has is not measured again
+    others = {"resnet18": replace(SHIPPED.entries["resnet18"], parameters=1)}
+    monkeypatch.setattr(command, "read_catalog", lambda: Catalog("0.0.1", others))
+    assert main(["models", "--json", "test_vit", "test_vit.r160_in1k", "resnet18"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)[:1] == shipped
+    vit, _, resnet = json.loads(out)
+    assert [vit] == shipped
+    assert resnet["parameters"] == 1
     assert err == "dropkey's table lacks 1 of these: measuring, about a second each\n"
 
 
@@ -136,9 +160,16 @@ def test_a_narrow_terminal_breaks_no_usual_name(monkeypatch: pytest.MonkeyPatch,
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_the_list_needs_no_lightning() -> None:
-    program = "import sys, dropkey_cli.commands.models; sys.exit('lightning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+@NEEDS_TIMM_OF_TABLE
+@pytest.mark.parametrize("words", [[], ["--json", "vit_*"], ["vit_tny_patch16_224"], ["--help"]])
+def test_the_list_needs_no_timm_and_no_torch(words: list[str]) -> None:
+    program = f"""
+import sys
+from dropkey_cli.cli import main
+main(["models", *{words}])
+sys.exit(not {{"torch", "timm", "lightning"}}.isdisjoint(sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
 def test_help_says_what_a_pattern_is(capsys: pytest.CaptureFixture[str]) -> None:

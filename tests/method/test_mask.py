@@ -219,6 +219,16 @@ def test_ratio_as_tensor_gives_the_same_mask(ratio: float) -> None:
     assert torch.equal(dropkey_mask(9, shape, torch.tensor(ratio, dtype=torch.float64)), dropkey_mask(9, shape, ratio))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_ratio_as_low_precision_tensor_is_its_value(dtype: torch.dtype) -> None:
+    ratio = torch.tensor(0.3, dtype=dtype)
+    assert torch.equal(dropkey_mask(9, (4, 4, 16, 64), ratio), dropkey_mask(9, (4, 4, 16, 64), float(ratio)))
+
+
+def test_negative_ratio_as_tensor_drops_nothing() -> None:
+    assert not dropkey_mask(9, (4, 4, 16, 64), torch.tensor(-0.1)).any()  # its value is not looked at, for no device to wait
+
+
 def test_a_ratio_just_below_1_drops_nearly_all() -> None:
     assert dropkey_mask(9, (4, 4, 16, 64), 1 - 1e-9).double().mean() > 0.999
 
@@ -247,6 +257,7 @@ def test_without_a_seed_torchs_generator_gives_one() -> None:
     assert (first.dtype, first.shape) == (torch.int64, ())
     assert seed_tensor(None) == first
     assert first != second
+    assert max(int(seed_tensor(None)) for _ in range(64)) > 2**60  # of 63 bits, so that no two layers and steps share one
 
 
 SLOW = pytest.mark.slow  # their compilation takes ten seconds

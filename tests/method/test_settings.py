@@ -54,6 +54,12 @@ def test_window_without_a_side_is_refused(window_size: int) -> None:
         DropKeySettings(structure="block", window_size=window_size)
 
 
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_one_word_instead_of_a_list_is_refused(option: str) -> None:
+    with pytest.raises(InputError, match=rf"{option} 'MyAttention' is one word: give a list of patterns, \['MyAttention'\]"):
+        DropKeySettings(**{option: "MyAttention"})  # type: ignore[arg-type]  # what is tested
+
+
 def test_check_ratio_names_what_it_checked() -> None:
     with pytest.raises(InputError, match=r"ratios\[3\] 2.0"):
         check_ratio("ratios[3]", 2.0)

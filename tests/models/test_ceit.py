@@ -266,7 +266,7 @@ def test_official_file_loads_into_another_task(tmp_path: Path) -> None:
 
 
 def test_weights_that_nobody_can_fetch_are_refused() -> None:
-    with pytest.raises(InputError, match=f"timm has no pretrained weights for {TINY}: .*--model.pretrained false"):
+    with pytest.raises(InputError, match=f"{TINY} has no pretrained weights: .*--model.pretrained false"):
         create_model(TINY, num_classes=3, image_size=224, pretrained=True)
 
 

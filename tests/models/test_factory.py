@@ -83,7 +83,7 @@ def test_arguments_reach_the_constructor() -> None:
 @pytest.mark.parametrize(
     ("model_args", "message"),
     [
-        ({"dept": 2}, r"^timm cannot build test_vit with num_classes=3, dept=2.*TypeError: .*'dept'"),
+        ({"dept": 2}, r"^timm cannot build test_vit with num_classes=3, dept=2.*TypeError: .*'dept'; --model.model_args null"),
         ({"embed_dim": 7}, r"^timm cannot build test_vit with .*embed_dim=7"),
         ({"img_size": 32}, r"^model_args has img_size: give the image size with --data.image_size"),
         ({"num_classes": 2}, r"^model_args has num_classes: the data say how many classes there are, 3"),
@@ -96,11 +96,12 @@ def test_wrong_arguments_are_refused(model_args: dict[str, int], message: str) -
 
 def test_weights_are_described_with_source_and_licence() -> None:
     assert describe_weights("test_vit") == "r160_in1k weights from timm/test_vit.r160_in1k (licence: apache-2.0)"
+    assert describe_weights("ceit_tiny_patch16_224") == "none are published"
 
 
 def test_weights_that_do_not_exist() -> None:
     name = next(name for name in timm.list_models("vit_*") if not pretrained_config(name).has_weights)
-    with pytest.raises(InputError, match=f"timm has no pretrained weights for {name}: .* --model.pretrained false"):
+    with pytest.raises(InputError, match=f"{name} has no pretrained weights: .* --model.pretrained false"):
         create_model(name, num_classes=3, image_size=image_config(name).image_size, pretrained=True, model_args={"depth": 1})
 
 
@@ -146,3 +147,15 @@ def test_weights_in_the_cache_need_no_network(size: int, tmp_path: Path, monkeyp
     assert torch.equal(loaded["blocks.0.attn.qkv.weight"], saved["blocks.0.attn.qkv.weight"])
     assert loaded["head.weight"].shape[0] == 3  # a new classifier
     assert model(torch.randn(1, 3, size, size)).shape == (1, 3)  # with resampled position embeddings
+
+
+def test_weights_from_a_file_of_ones_own(tmp_path: Path) -> None:
+    saved = timm.create_model("ceit_tiny_patch16_224").state_dict()
+    file = tmp_path / "ceit.pth"
+    arguments = {"pretrained_cfg_overlay": {"file": str(file)}}
+    with pytest.raises(InputError, match=r"the weights '\S+ceit.pth' in model_args do not exist"):
+        create_model("ceit_tiny_patch16_224", num_classes=3, image_size=64, pretrained=True, model_args=arguments)
+    torch.save({"model": saved}, file)
+    model = create_model("ceit_tiny_patch16_224", num_classes=3, image_size=64, pretrained=True, model_args=arguments)
+    assert torch.equal(model.state_dict()["i2t.proj.weight"], saved["i2t.proj.weight"])
+    assert describe_weights("ceit_tiny_patch16_224", arguments) == f"from {file}"

@@ -212,7 +212,10 @@ def test_pooling_head_loses_keys_only_when_included(weights: list[Tensor]) -> No
         ("swinv2_cr_tiny_224", 1),
     ],
 )
-def test_no_query_sees_across_the_border_of_a_shifted_window(name: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("positional", [False, True])
+def test_no_query_sees_across_the_border_of_a_shifted_window(
+    name: str, level: int, positional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(FUSED, level)
     model: Any = timm.create_model(name, num_classes=2, embed_dim=12, depths=(2, 2), num_heads=(3, 6))
     plan = apply_dropkey(model, DropKeySettings(ratio=0.9, schedule="constant"))
@@ -220,11 +223,13 @@ def test_no_query_sees_across_the_border_of_a_shifted_window(name: str, level: i
     block = model.get_submodule(plan.layers[1].name.removesuffix(".attn")).train()
     mask = block.attn_mask  # (windows, N, N): 0 or -100
     tokens = torch.randn(*mask.shape[:2], 12, requires_grad=True)
-    output = block.attn(tokens, mask=mask)
-    query = 0
+    output = block.attn(tokens, mask) if positional else block.attn(tokens, mask=mask)
+    query, seen = 0, []
     for window in (mask != 0).any(-1).any(-1).nonzero().flatten():
         (gradient,) = torch.autograd.grad(output[window, query].sum(), tokens, retain_graph=True)
         assert (gradient[window][mask[window, query] != 0] == 0).all()
+        seen.append(bool((gradient[window][mask[window, query] == 0] != 0).any()))
+    assert any(seen)  # a query that sees nothing would not see across the border either
 
 
 def test_query_of_a_sharp_head_turns_to_the_keys_that_are_left(weights: list[Tensor]) -> None:

@@ -141,19 +141,38 @@ def test_layouts_of_the_usual_models(name: str, layouts: list[tuple[int, int, in
     assert [layer.layout for layer in plan.layers] == [KeyLayout(*layout, 2) for layout in layouts]
 
 
-def test_layout_follows_the_proportions_of_the_image() -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "images", "reason"),
+    [
+        ("pvt_v2_b0", {}, (224, 320), "images are 224 × 320, and only square ones are supported"),
+        ("vit_tiny_patch16_224", {"patch_drop_rate": 0.75}, (224, 224), "patch_drop_rate leaves random tokens"),
+        ("eva02_tiny_patch14_224", {"patch_drop_rate": 0.75}, (224, 224), "patch_drop_rate leaves random tokens"),
+        ("naflexvit_base_patch16_gap", {"depth": 1}, (64, 64), "the model takes images of any proportions"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 256, "window_size": (4, 16), "depths": (1,), "num_heads": (3,)},
+            (256, 256),
+            r"its windows are \(4, 16\), not square",
+        ),
+    ],
+)
+def test_what_could_be_another_grid_is_refused(
+    name: str, options: dict[str, Any], images: tuple[int, int], reason: str
+) -> None:
     with torch.device("meta"):
-        model = timm.create_model("pvt_v2_b0")
-    plan = apply_dropkey(model, example_inputs=(torch.empty(2, 3, 224, 320, device="meta"),))
-    assert {layer.layout for layer in plan.layers} == {KeyLayout(7, 10)}
+        model = timm.create_model(name, **options)
+    inputs = (torch.empty(2, 3, *images, device="meta"),)
+    with pytest.raises(InputError, match=f"structure 'block' needs keys on a grid; .* has none: {reason}"):
+        apply_dropkey(model, DropKeySettings(structure="block"), example_inputs=inputs)
 
 
-def test_grid_that_could_also_be_a_window_is_not_guessed() -> None:
+def test_prefix_tokens_of_a_wrapped_model_count() -> None:
     with torch.device("meta"):
-        model = timm.create_model("pvt_v2_b0")
-    # Keys of 8 × 32: as square as 16 × 16
-    images = torch.empty(2, 3, 256, 1024, device="meta")
-    assert {layer.layout for layer in apply_dropkey(model, example_inputs=(images,)).layers} == {None}
+        models = [timm.create_model(name) for name in ("vit_small_patch16_dinov3", "pit_ti_distilled_224")]
+    for model, prefix in zip(models, (5, 2), strict=True):
+        inputs = (torch.empty(2, 3, *image_inputs(model)[0].shape[2:], device="meta"),)
+        layers = apply_dropkey(nn.Sequential(nn.Identity(), model), example_inputs=inputs).layers
+        assert {layer.layout and layer.layout.prefix_tokens for layer in layers} == {prefix}
 
 
 @pytest.mark.parametrize(
@@ -172,22 +191,38 @@ def test_structures_are_refused_where_keys_have_no_grid(name: str, reason: str, 
     assert apply_dropkey(model, DropKeySettings(structure="key")).layers[0].layout is None
 
 
-def test_structures_are_refused_where_keys_have_other_proportions() -> None:
-    with torch.device("meta"):
-        model = timm.create_model("pvt_v2_b0")
-    images = torch.empty(2, 3, 224, 250, device="meta")
-    with pytest.raises(InputError, match="its 56 keys form no grid in the proportions of the images"):
-        apply_dropkey(model, DropKeySettings(structure="cross"), example_inputs=(images,))
-
-
-def test_structures_are_refused_without_images() -> None:
-    class Tokens(nn.Module):
+def test_keys_that_are_no_square_have_no_grid() -> None:
+    class FewerTokens(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(x, x, x)
+            return x.flatten(2).mT[:, :12]
 
+    model = nn.Sequential(FewerTokens(), timm.layers.attention.Attention(8, num_heads=2))
+    with pytest.raises(InputError, match=r"layer '1' .* its 12 keys are not those of a square"):
+        apply_dropkey(model, DropKeySettings(structure="block"), example_inputs=(torch.zeros(2, 8, 4, 4),))
+
+
+class Tokens(nn.Module):
+    """Attention that only the user knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).mT[:, None]
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((2, 16, 8), "input is no image"), ((2, 3, 4, 4), "DropKey does not know what its keys are")]
+)
+def test_structures_are_refused_where_nobody_knows_the_keys(shape: tuple[int, ...], reason: str) -> None:
     settings = DropKeySettings(structure="block", include=["*Tokens"])
-    with pytest.raises(InputError, match=r"needs keys on a grid; layer '0' .*: its 16 keys form no grid"):
-        apply_dropkey(nn.Sequential(Tokens()), settings, example_inputs=(torch.zeros(2, 16, 8),))
+    with pytest.raises(InputError, match=rf"needs keys on a grid; layer '0' .*{reason}"):
+        apply_dropkey(nn.Sequential(Tokens()), settings, example_inputs=(torch.zeros(shape),))
+
+
+def test_images_of_another_size_are_refused_in_training() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True).train()
+    apply_dropkey(model, DropKeySettings(structure="cross"))
+    with pytest.raises(InputError, match=r"KeyLayout\(height=14, .* does not describe 17 keys: .* the size that DropKey was"):
+        model(torch.zeros(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize("structure", ["block", "cross"])

@@ -2,7 +2,8 @@ import importlib
 
 import pytest
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dropkey_cli.patching.known import KNOWN, class_name, rule_for
 
@@ -21,7 +22,7 @@ def test_classes_left_out_say_why() -> None:
         assert bool(rule.why) or rule.kind in ("key", "class"), name
 
 
-def test_subclass_takes_the_rule_of_its_nearest_known_parent() -> None:
+def test_subclass_with_its_parents_forward_takes_its_rule() -> None:
     class Mine(timm.models.beit.Attention):
         pass
 
@@ -30,6 +31,20 @@ def test_subclass_takes_the_rule_of_its_nearest_known_parent() -> None:
 
     assert rule_for(Mine) is KNOWN["timm.models.beit.Attention"]
     assert rule_for(MineToo) is KNOWN["torch.nn.modules.activation.MultiheadAttention"]
+
+
+def test_subclass_with_a_forward_of_its_own_is_unknown() -> None:
+    class ChannelAttention(timm.layers.attention.Attention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # as a new timm class might
+            q, k, v = self.qkv(x).chunk(3, -1)
+            mixed: Tensor = torch.softmax(q.mT @ k, -1) @ v.mT
+            return mixed.mT
+
+    class Renamed(ChannelAttention):
+        pass
+
+    assert rule_for(ChannelAttention) is None
+    assert rule_for(Renamed) is None
 
 
 def test_unknown_class_has_no_rule() -> None:

@@ -23,6 +23,7 @@ from torchvision.models.swin_transformer import (
 )
 from torchvision.models.video import MViT, SwinTransformer3d
 from torchvision.models.video.mvit import MSBlockConfig
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
@@ -315,9 +316,26 @@ def test_no_query_sees_across_the_border_of_a_shifted_window(version: type[nn.Mo
     output = attention.train()(tokens)
     rows, columns = regions(height, window, shift), regions(width, window, shift)
     region = rows[:, None] * width + columns  # (height, width): the window, cut at the border of the image
+    seen = []
     for y, x in [(0, 0), (0, 5), (3, 11), (7, 0), (7, 11)]:
         (gradient,) = torch.autograd.grad(output[0, y, x].sum(), tokens, retain_graph=True)
         assert (gradient[0][region != region[y, x]] == 0).all()
+        seen.append(bool((gradient[0][region == region[y, x]] != 0).any()))
+    assert any(seen)  # a query that sees nothing would not see across the border either
+
+
+def test_video_windows_do_not_see_across_their_border() -> None:
+    attention = ShiftedWindowAttention3d(12, [2, 4, 4], [1, 2, 2], num_heads=3)
+    clips = torch.randn(1, 2, 8, 8, 12, requires_grad=True)  # one window in time: no shift along it
+    apply_dropkey(attention, DropKeySettings(ratio=0.9, schedule="constant"), example_inputs=(torch.zeros(2, 2, 8, 8, 12),))
+    output = attention.train()(clips)
+    region = regions(8, 4, 2)[:, None] * 8 + regions(8, 4, 2)
+    seen = []
+    for y, x in [(0, 0), (0, 7), (7, 7)]:
+        (gradient,) = torch.autograd.grad(output[0, :, y, x].sum(), clips, retain_graph=True)
+        assert (gradient[0][:, region != region[y, x]] == 0).all()
+        seen.append(bool((gradient[0][:, region == region[y, x]] != 0).any()))
+    assert any(seen)
 
 
 def regions(length: int, window: int, shift: int) -> Tensor:

@@ -145,6 +145,8 @@ def test_xcit_has_class_attention_only_and_is_taken_on_purpose() -> None:
         ("cls_attn_blocks.1.attn", "class", 1, 785),
     ]
     assert {layer.class_name for layer in selection.left_alone} == {"timm.models.xcit.XCA"}
+    (layer,) = select("xcit_nano_12_p8_224", include=["cls_attn_blocks.1.attn"]).selected
+    assert layer.name == "cls_attn_blocks.1.attn"
 
 
 def test_clip_resnet_has_a_pooling_head_only_and_is_taken_on_purpose() -> None:
@@ -170,6 +172,18 @@ def test_channel_attention_beside_windows_is_left_alone() -> None:
 def test_refused_class_cannot_be_included() -> None:
     with pytest.raises(InputError, match=r"XCA\) cannot take DropKey: it attends over channels.*Take it out of include"):
         select("xcit_nano_12_p8_224", include=["*.XCA"])
+
+
+def test_softmax_over_another_axis_before_the_one_over_keys_does_not_matter() -> None:
+    class Gated(UnknownSoftmax):
+        def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return super().attend(q, k, v) * v.softmax(dim=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.softmax(dim=1))
+
+    (layer,) = apply_dropkey(nn.Sequential(Gated()), constant(include=["*Gated"]), example_inputs=TOKENS).layers
+    assert (layer.queries, layer.keys) == (5, 5)
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])

@@ -8,11 +8,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
+from dropkey_cli.commands.pictures import draw_masks
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.mask import dropkey_mask
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
-from dropkey_cli.patching.pictures import draw_masks
 
 
 def plan(name: str = "test_vit", **settings: Any) -> DropKeyPlan:  # noqa: ANN401 - any setting
@@ -58,6 +58,12 @@ def test_layers_that_drop_nothing_are_not_drawn(tmp_path: Path) -> None:
     assert draw_masks(plan(schedule=[0.0, 0.2, 0.0, 0.0, 0.1, 0.0]), tmp_path / "a.png") == ["blocks.1.attn", "blocks.4.attn"]
     with pytest.raises(InputError, match="all layers have ratio 0"):
         draw_masks(plan(ratio=0.0), tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("name", ["", "masks"])
+def test_file_without_an_ending_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"'{name or '.'}' has no ending that tells the format"):
+        draw_masks(plan(), Path(name))
 
 
 @pytest.mark.parametrize("name", ["nowhere/masks.png", "masks.docx"])

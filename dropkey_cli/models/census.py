@@ -1,68 +1,26 @@
-"""How many attention layers of each architecture take DropKey: the shipped table, and the measurement behind it.
+"""Measures every architecture for the shipped table (catalog.py): how many attention layers take DropKey.
 
-The table is catalog.csv. After an upgrade of timm, a change of patching/known.py or a new network, measure it anew
-(some ten minutes on two cores; with patterns, only the lines of the architectures that match):
+After an upgrade of timm, a change of patching/known.py or a new network, measure anew (some ten minutes on two cores;
+with patterns, only the lines of the architectures that match):
 
-    python -m dropkey_cli.models.catalog
-    python -m dropkey_cli.models.catalog 't2t_vit_*' 'ceit_*'
+    python -m dropkey_cli.models.census
+    python -m dropkey_cli.models.census 't2t_vit_*' 'ceit_*'
 """
 
-import csv
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass, fields
 from multiprocessing import get_context
-from pathlib import Path
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 
+from dropkey_cli.catalog import TABLE, Catalog, CatalogEntry, read_catalog, write_catalog
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.discovery import AttentionCall, image_inputs, record_attention
 from dropkey_cli.patching.selection import NoAttentionError, select_layers
-
-TABLE = Path(__file__).with_name("catalog.csv")
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """What DropKey finds in an architecture.
-
-    Args:
-        name: timm's name, without the weights' tag.
-        parameters: Their number, with timm's default classifier; None if the architecture could not be measured.
-        attention_layers: How many take DropKey by default.
-        reason: Why none does; empty if some do.
-    """
-
-    name: str
-    parameters: int | None
-    attention_layers: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """The shipped table: its entries by name, and the timm version they were measured with."""
-
-    timm_version: str
-    entries: dict[str, CatalogEntry]
-
-
-def read_catalog() -> Catalog:
-    """The shipped table."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        timm_version = file.readline().split()[-1]
-        rows = list(csv.DictReader(file))
-    entries = [
-        CatalogEntry(
-            row["name"], int(row["parameters"]) if row["parameters"] else None, int(row["attention_layers"]), row["reason"]
-        )
-        for row in rows
-    ]
-    return Catalog(timm_version, {entry.name: entry for entry in entries})
 
 
 def measure(name: str) -> CatalogEntry:
@@ -70,7 +28,7 @@ def measure(name: str) -> CatalogEntry:
     try:
         parameters, calls = record(name)
     except InputError as error:
-        return CatalogEntry(name, None, 0, str(error))
+        return entry_of(name, None, 0, str(error))
     return summarise(name, parameters, calls)
 
 
@@ -95,17 +53,33 @@ def summarise(name: str, parameters: int, calls: list[AttentionCall]) -> Catalog
         selected = select_layers(calls, DropKeySettings(), model_name=name).selected
     except NoAttentionError as error:
         phrases = [f"{layer.class_name.rpartition('.')[2]} {layer.why}" for layer in error.left_alone]
-        return CatalogEntry(name, parameters, 0, "; ".join(phrases) or "no attention")
+        return entry_of(name, parameters, 0, "; ".join(phrases) or "no attention")
     except InputError as error:  # an unknown class attends
-        return CatalogEntry(name, parameters, 0, str(error))
-    return CatalogEntry(name, parameters, len(selected), "")
+        return entry_of(name, parameters, 0, str(error))
+    return entry_of(name, parameters, len(selected), None)
 
 
-def write_catalog(patterns: list[str]) -> int:
+def entry_of(name: str, parameters: int | None, attention_layers: int, reason: str | None) -> CatalogEntry:
+    """The entry of an architecture, or of one of its weights (with a tag): what was measured, and what timm says of weights."""
+    architecture, _, tag = name.partition(".")
+    config = timm.get_pretrained_cfg(name) or PretrainedCfg()
+    tags = [tag] if tag else [weights.partition(".")[2] for weights in timm.list_pretrained(f"{architecture}.*")]
+    return CatalogEntry(
+        name=name,
+        parameters=parameters,
+        input_size=config.input_size,
+        pretrained=tuple(sorted(tags, key=lambda tag: tag != config.tag)),  # the default first
+        licence=config.license if tags else None,
+        attention_layers=attention_layers,
+        reason=reason,
+    )
+
+
+def take_census(patterns: list[str]) -> int:
     """Measure architectures, in one process per core, and write their lines into the table.
 
     Args:
-        patterns: Which ones (``*``, ``?``, ``[…]``); none for all, which also removes lines of architectures that are gone.
+        patterns: Which ones (``*``, ``?``, ``[…]``); none for all. Lines of architectures that are gone are removed.
 
     Returns:
         The number of architectures measured.
@@ -121,13 +95,10 @@ def write_catalog(patterns: list[str]) -> int:
     names = timm.list_models(patterns)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         entries = kept.entries | {entry.name: entry for entry in pool.map(measure, names, chunksize=8)}
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# Measured by python -m dropkey_cli.models.catalog with timm {timm.__version__}\n")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(CatalogEntry))
-        writer.writerows(astuple(entries[name]) for name in sorted(entries))
+    in_order = {name: entries[name] for name in timm.list_models() if name in entries}
+    write_catalog(Catalog(timm.__version__, in_order))
     return len(names)
 
 
 if __name__ == "__main__":
-    print(f"{write_catalog(sys.argv[1:])} architectures measured; the table is {TABLE}")
+    print(f"{take_census(sys.argv[1:])} architectures measured; the table is {TABLE}")

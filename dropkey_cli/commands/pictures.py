@@ -31,6 +31,8 @@ def draw_masks(plan: DropKeyPlan, path: Path, *, seed: int = 0) -> list[str]:
     Raises:
         InputError: If no layer drops keys, or the file cannot be written.
     """
+    if not path.suffix:
+        raise InputError(f"{str(path)!r} has no ending that tells the format: give a picture file, e.g. masks.png")
     dropping = [layer for layer in plan.layers if layer.ratio > 0]
     if not dropping:
         raise InputError("all layers have ratio 0, there is no mask to draw: give --dropkey.ratio, e.g. 0.3")

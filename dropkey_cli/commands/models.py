@@ -52,8 +52,8 @@ def find_names(patterns: list[str], catalog: Catalog) -> list[str]:
         known = _known_names(catalog, with_tags="." in pattern)
         matching = [pattern] if pattern in known else [n for n in known if fnmatchcase(n, pattern) or pattern in n]
         if not matching:
-            near = did_you_mean(pattern, known) or ": dropkey models lists all"
-            raise InputError(f"{pattern!r} matches no model that timm {version('timm')} has{near}")
+            near = did_you_mean(pattern.strip("*"), known) or ": dropkey models lists all"
+            raise InputError(f"{pattern!r} matches no model that timm {version('timm')} or dropkey has{near}")
         found += matching
     return list(dict.fromkeys(found))
 

@@ -110,7 +110,7 @@ def test_a_dot_lists_weights_with_their_own_size_and_licence(capsys: pytest.Capt
             ["vit_tny_patch16_224"],
             "^'vit_tny_patch16_224' matches no model that timm .* has; did you mean 'vit_tiny_patch16_224'",
         ),
-        (["resnet18", "qq*"], r"^'qq\*' matches no model that timm \S+ has: dropkey models lists all$"),
+        (["resnet18", "qq*"], r"^'qq\*' matches no model that timm \S+ or dropkey has: dropkey models lists all$"),
         (["test_vit.r160_in2k"], r"^'test_vit.r160_in2k' matches no model .*did you mean 'test_vit.r160_in1k'"),
         (["--jsn"], "unrecognized arguments: --jsn"),
     ],

@@ -99,7 +99,7 @@ def draw_mask(
     if structure == "key":
         queries = 1
     seed = seed_tensor(seed)
-    rows = _mix(_mix(seed) + _one_to(batch, seed))  # (B,)
+    rows = _mix(_mix(seed.clone()) + _one_to(batch, seed))  # (B,)
     rows = _mix(rows[:, None] + _one_to(heads, seed))  # (B, H)
     rows = _mix(rows[:, :, None] + _one_to(queries, seed))  # (B, H, N)
     if structure in ("element", "key"):
@@ -158,9 +158,10 @@ def _hits(rows: Tensor, count: int, ratio: float | Tensor, chances: int, layout:
 
 
 def _mix(x: Tensor) -> Tensor:
+    """In place: new tensors for each step would cost as much again as the arithmetic."""
     for _ in range(2):
-        x = (x ^ ((x >> 32) & _LOW_HALF)) * _MULTIPLIER
-    return x ^ ((x >> 32) & _LOW_HALF)
+        x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF)).mul_(_MULTIPLIER)
+    return x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF))
 
 
 def _words(rows: Tensor, first: int, count: int) -> Tensor:
@@ -170,7 +171,7 @@ def _words(rows: Tensor, first: int, count: int) -> Tensor:
 
 def _lanes(words: Tensor, bits: int) -> Tensor:
     """The signed lanes of 16 or 32 bits of every word, lowest first: (…, W) -> (…, W · 64 / bits)."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and words.numel():  # the strides of an empty tensor allow no view
         return words.view(torch.int16 if bits == 16 else torch.int32)  # free; every platform of torch is little-endian
     # Inductor (torch 2.15, CPU) writes outside the buffer of such a view: the same lanes by arithmetic.
     shifts = torch.arange(64 - bits, -1, -bits, device=words.device)

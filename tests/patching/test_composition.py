@@ -21,27 +21,13 @@ from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.patching.interception import KeyDropping
+from tests.patching.seeded import Network, gradients_at_seed, output_at_seed
 
-Network = tuple[Any, Tensor]  # a model with timm's own attributes, and images for it
 Copier = Callable[[Any], Any]
 
 
 def apply(model: nn.Module, images: Tensor, ratio: float = 0.4) -> DropKeyPlan:
     return apply_dropkey(model, DropKeySettings(ratio=ratio, schedule="constant"), example_inputs=(images,))
-
-
-def output_at_seed(model: nn.Module, images: Tensor, seed: int = 7) -> Tensor:
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        output: Tensor = model(images)
-    return output
-
-
-def gradients_at_seed(model: nn.Module, images: Tensor, seed: int = 7) -> list[Tensor]:
-    torch.manual_seed(seed)
-    model.zero_grad()
-    model(images).square().sum().backward()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def pickled(model: nn.Module) -> nn.Module:

@@ -21,8 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
-
-Network = tuple[Any, Tensor]  # a model with timm's own attributes, and images for it
+from tests.patching.seeded import Network, gradients_at_seed, output_at_seed
 
 # Compiles the parts of a checkpoint in one graph: dynamo may then leave out replaying the function mode in the backward pass.
 ONE_GRAPH = torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
@@ -40,19 +39,6 @@ def forget_compiled_code() -> None:
 def apply(model: nn.Module, images: Tensor, ratio: float = 0.4, **options: Any) -> DropKeyPlan:  # noqa: ANN401 - settings
     settings = DropKeySettings(ratio=ratio, schedule="constant", **options)
     return apply_dropkey(model, settings, example_inputs=(images,))
-
-
-def output_at_seed(model: Callable[[Tensor], Tensor], images: Tensor, seed: int = 7) -> Tensor:
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        return model(images)
-
-
-def gradients_at_seed(model: nn.Module, images: Tensor, seed: int = 7) -> list[Tensor]:
-    torch.manual_seed(seed)
-    model.zero_grad()
-    model(images).square().sum().backward()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:

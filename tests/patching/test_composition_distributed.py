@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,8 +22,7 @@ from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.patching.interception import KeyDropping
-
-Network = tuple[Any, Tensor]  # a model with timm's own attributes, and images for it
+from tests.patching.seeded import Network, gradients_at_seed, output_at_seed
 
 # torch's notes on what swin's blocks return, and on FSDP in one process
 pytestmark = [
@@ -46,22 +44,6 @@ def join_group(rank: int, processes: int, store: Path) -> None:
 
 def apply(model: nn.Module, images: Tensor) -> DropKeyPlan:
     return apply_dropkey(model, DropKeySettings(ratio=0.4, schedule="constant"), example_inputs=(images,))
-
-
-def output_at_seed(model: nn.Module, images: Tensor, seed: int = 7) -> Tensor:
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        output: Tensor = model(images)
-    return output
-
-
-def gradients_at_seed(model: nn.Module, images: Tensor, seed: int = 7) -> list[Tensor]:
-    """Gradients of all parameters, collected where they are sharded."""
-    torch.manual_seed(seed)
-    model.zero_grad()
-    model(images).square().sum().backward()
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return [gradient.full_tensor() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
 
 
 def attentions(model: nn.Module) -> list[Any]:

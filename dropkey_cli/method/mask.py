@@ -34,6 +34,8 @@ from torch import Tensor
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import Structure, check_ratio
 
+KEYS_AT_ONCE = 2**20
+"""A CPU draws for so many keys at a time, 2 MiB: larger tensors leave its cache, and come anew from the system each time."""
 _LOW_HALF = 0xFFFFFFFF
 _MULTIPLIER = 0xD6E8FEB86659FD93 - 2**64  # odd, from Degski's 64-bit mixer
 
@@ -82,31 +84,34 @@ def dropkey_mask(
     Raises:
         InputError: If ``shape`` does not have four sides, ``ratio`` is a number outside [0, 1), or ``layout`` does not fit.
     """
-    return draw_mask(seed, shape, ratio, structure, layout).expand(*shape)
+    return draw_mask(seed_tensor(seed), shape, ratio_share(ratio), structure, layout).expand(*shape)
 
 
 def draw_mask(
-    seed: int | Tensor,
-    shape: Sequence[int],
-    ratio: float | Tensor,
-    structure: Structure,
-    layout: KeyLayout | None = None,
+    seed: Tensor, shape: Sequence[int], share: int | Tensor, structure: str, layout: Sequence[int] | None = None
 ) -> Tensor:
-    """As `dropkey_mask`, without repeating shared draws: (B, H, 1, S) where all queries lose the same keys."""
+    """As `dropkey_mask`, without repeating shared draws: (B, H, 1, S) where all queries lose the same keys.
+
+    Args:
+        seed: int64 ().
+        shape: (B, H, N, S).
+        share: The ratio as `ratio_share` gives it.
+        structure: As for `dropkey_mask`.
+        layout: A `KeyLayout`, for block and cross.
+    """
     if len(shape) != 4:
         raise InputError(f"a mask's shape is (batch, heads, queries, keys), given {tuple(shape)}")
     batch, heads, queries, keys = shape
     if structure == "key":
         queries = 1
-    seed = seed_tensor(seed)
+    grid = _fitting(layout, keys, structure) if structure in ("block", "cross") else None
     rows = _mix(_mix(seed.clone()) + _one_to(batch, seed))  # (B,)
-    rows = _mix(rows[:, None] + _one_to(heads, seed))  # (B, H)
-    rows = _mix(rows[:, :, None] + _one_to(queries, seed))  # (B, H, N)
-    if structure in ("element", "key"):
-        return _elements(rows, keys, ratio)
-    layout = _fitting(layout, keys, structure)
-    area = _windows(rows, ratio, layout) if structure == "block" else _lines(rows, ratio, layout)  # (B, H, N, height, width)
-    return torch.cat([_elements(rows, layout.prefix_tokens, ratio), area.flatten(-2)], -1)
+    rows = _mix(rows[:, None] + _one_to(heads, seed)).flatten()  # (B·H,)
+    rows = _mix(rows[:, None] + _one_to(queries, seed))  # (B·H, N)
+    heads_at_once = max(1, KEYS_AT_ONCE // max(1, queries * keys)) if rows.device.type == "cpu" else max(1, len(rows))
+    pieces = [_keys(piece, keys, share, structure, grid) for piece in rows.split(heads_at_once)]
+    mask = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return mask.unflatten(0, (batch, heads))
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -> Tensor:
@@ -118,9 +123,19 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
     return torch.tensor((int(seed) + 2**63) % 2**64 - 2**63, device=device)
 
 
-def _fitting(layout: KeyLayout | None, keys: int, structure: Structure) -> KeyLayout:
+def ratio_share(ratio: float | Tensor) -> int | Tensor:
+    """``ratio`` in units of 2^-16; at most 65535, as a ratio just below 1 must not overflow the 16-bit comparison."""
+    if isinstance(ratio, Tensor):
+        exact = ratio.to(torch.promote_types(ratio.dtype, torch.float32))  # 65536 is beyond float16
+        return (exact * 65536).round().clamp(0, 65535).to(torch.int64)
+    check_ratio("ratio", ratio)
+    return min(round(ratio * 65536), 65535)
+
+
+def _fitting(layout: Sequence[int] | None, keys: int, structure: str) -> KeyLayout:
     if layout is None:
         raise InputError(f"structure {structure!r} needs to know how the {keys} keys lie on a grid: give their layout")
+    layout = KeyLayout(*layout)
     if layout.num_keys != keys or layout.window_size < 1:
         raise InputError(
             f"{layout} does not describe {keys} keys: prefix_tokens + height · width must be their number and window_size at "
@@ -129,39 +144,40 @@ def _fitting(layout: KeyLayout | None, keys: int, structure: Structure) -> KeyLa
     return layout
 
 
-def _elements(rows: Tensor, keys: int, ratio: float | Tensor) -> Tensor:
+def _keys(rows: Tensor, keys: int, share: int | Tensor, structure: str, grid: KeyLayout | None) -> Tensor:
+    """The keys that each of the rows (…) loses: (…, keys)."""
+    if grid is None:
+        return _elements(rows, keys, share)
+    area = _windows(rows, share, grid) if structure == "block" else _lines(rows, share, grid)  # (…, height, width)
+    return torch.cat([_elements(rows, grid.prefix_tokens, share), area.flatten(-2)], -1)
+
+
+def _elements(rows: Tensor, keys: int, share: int | Tensor) -> Tensor:
     """One independent draw per key: rows (…) -> (…, keys)."""
-    return _lanes(_words(rows, 0, (keys + 3) // 4), 16)[..., :keys] < _share(ratio) - 2**15
+    return _below(_lanes(_words(rows, 0, (keys + 3) // 4), 16), share - 2**15)[..., :keys]
 
 
-def _windows(rows: Tensor, ratio: float | Tensor, layout: KeyLayout) -> Tensor:
+def _windows(rows: Tensor, share: int | Tensor, layout: KeyLayout) -> Tensor:
     """Square windows of keys: rows (…) -> (…, height, width)."""
     side = layout.window_size
     extended = (layout.height + side - 1, layout.width + side - 1)
-    hit = _hits(rows, extended[0] * extended[1], ratio, side**2, layout).reshape(*rows.shape, *extended)
+    hit = _hits(rows, extended[0] * extended[1], share, side**2, layout).reshape(*rows.shape, *extended)
     return hit.unfold(-2, side, 1).any(-1).unfold(-1, side, 1).any(-1)
 
 
-def _lines(rows: Tensor, ratio: float | Tensor, layout: KeyLayout) -> Tensor:
+def _lines(rows: Tensor, share: int | Tensor, layout: KeyLayout) -> Tensor:
     """Whole rows and columns of keys: rows (…) -> (…, height, width)."""
-    hit = _hits(rows, layout.height + layout.width, ratio, 2, layout)
+    hit = _hits(rows, layout.height + layout.width, share, 2, layout)
     return hit[..., : layout.height, None] | hit[..., None, layout.height :]
 
 
-def _hits(rows: Tensor, count: int, ratio: float | Tensor, chances: int, layout: KeyLayout) -> Tensor:
+def _hits(rows: Tensor, count: int, share: int | Tensor, chances: int, layout: KeyLayout) -> Tensor:
     """``count`` independent draws, of which any of ``chances`` together hits with probability ``ratio``: (…, count)."""
-    share = torch.as_tensor(_share(ratio))
+    share = torch.as_tensor(share)
     share = share.cpu() if share.device.type == "mps" else share  # which has no float64
     rate = -torch.expm1(torch.log1p(-share.double() / 2**16) / chances)
     words = _words(rows, (layout.prefix_tokens + 3) // 4, (count + 1) // 2)
-    return _lanes(words, 32)[..., :count] < (rate * 2**32).round().to(torch.int64) - 2**31
-
-
-def _mix(x: Tensor) -> Tensor:
-    """In place: new tensors for each step would cost as much again as the arithmetic."""
-    for _ in range(2):
-        x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF)).mul_(_MULTIPLIER)
-    return x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF))
+    return _below(_lanes(words, 32), (rate * 2**32).round().to(torch.int64) - 2**31)[..., :count]
 
 
 def _words(rows: Tensor, first: int, count: int) -> Tensor:
@@ -169,23 +185,34 @@ def _words(rows: Tensor, first: int, count: int) -> Tensor:
     return _mix(rows[..., None] + (first + _one_to(count, rows)))
 
 
+def _mix(x: Tensor) -> Tensor:
+    """In place: new tensors for each step would cost as much again as the arithmetic."""
+    if torch.compiler.is_compiling():
+        for _ in range(2):
+            x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF)).mul_(_MULTIPLIER)
+        return x.bitwise_xor_((x >> 32).bitwise_and_(_LOW_HALF))
+    low, high = x.unsqueeze(-1).view(torch.int32).unbind(-1)  # free; every platform of torch is little-endian
+    for _ in range(2):
+        low.bitwise_xor_(high)
+        x.mul_(_MULTIPLIER)
+    low.bitwise_xor_(high)
+    return x
+
+
 def _lanes(words: Tensor, bits: int) -> Tensor:
     """The signed lanes of 16 or 32 bits of every word, lowest first: (…, W) -> (…, W · 64 / bits)."""
-    if not torch.compiler.is_compiling() and words.numel():  # the strides of an empty tensor allow no view
-        return words.view(torch.int16 if bits == 16 else torch.int32)  # free; every platform of torch is little-endian
-    # Inductor (torch 2.15, CPU) writes outside the buffer of such a view: the same lanes by arithmetic.
+    if not torch.compiler.is_compiling():
+        return words.unsqueeze(-1).view(torch.int16 if bits == 16 else torch.int32).flatten(-2)
     shifts = torch.arange(64 - bits, -1, -bits, device=words.device)
     return ((words[..., None] << shifts) >> (64 - bits)).flatten(-2)
 
 
+def _below(lanes: Tensor, threshold: int | Tensor) -> Tensor:
+    """``lanes < threshold``; may change ``lanes``."""
+    if torch.compiler.is_compiling():
+        return lanes < threshold
+    return lanes.lt_(threshold).bool()  # on a CPU, a comparison into another type takes 10 times as long
+
+
 def _one_to(count: int, like: Tensor) -> Tensor:
     return torch.arange(1, count + 1, device=like.device)
-
-
-def _share(ratio: float | Tensor) -> int | Tensor:
-    """``ratio`` in units of 2^-16; at most 65535, as a ratio just below 1 must not overflow the 16-bit comparison."""
-    if isinstance(ratio, Tensor):
-        exact = ratio.to(torch.promote_types(ratio.dtype, torch.float32))  # 65536 is beyond float16
-        return (exact * 65536).round().clamp(0, 65535).to(torch.int64)
-    check_ratio("ratio", ratio)
-    return min(round(ratio * 65536), 65535)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
+from dropkey_cli.method.attention import dropkey_attention
 from dropkey_cli.method.mask import KeyLayout
 from dropkey_cli.method.settings import Structure
+from dropkey_cli.method.softmax import dropkey_softmax
 
 
 def dropkey_multi_head_attention_forward(  # noqa: D417 - torch describes the others

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
+from dropkey_cli.method.attention import dropkey_attention
 from dropkey_cli.method.mask import KeyLayout, seed_tensor
 from dropkey_cli.method.multi_head import dropkey_multi_head_attention_forward
 from dropkey_cli.method.settings import Structure
+from dropkey_cli.method.softmax import dropkey_softmax
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
 

@@ -1,6 +1,4 @@
 import functools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,45 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
+from dropkey_cli.method.attention import dropkey_attention
 from dropkey_cli.method.mask import dropkey_mask
 from dropkey_cli.method.settings import Structure
-
-SEED = 42
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-LOW_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def oracle_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
-    """Weights over the allowed keys; zeros, with gradient zero, where a query has none."""
-    empty = ~allowed.any(-1, keepdim=True)
-    return logits.masked_fill(~allowed, -torch.inf).masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)
-
-
-def oracle_attention(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None, scale: float | None = None
-) -> Tensor:
-    groups = q.shape[-3] // k.shape[-3]
-    k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
-    logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if bias is not None:
-        logits = logits + bias
-    return oracle_softmax(logits, allowed.expand(logits.shape)) @ v
-
-
-def mask_of(logits_shape: tuple[int, ...], ratio: float, structure: Structure = "element") -> Tensor:
-    """`dropkey_mask` for logits with any number of axes: the last three are heads, queries, keys."""
-    *samples, heads, queries, keys = logits_shape
-    return dropkey_mask(SEED, (math.prod(samples), heads, queries, keys), ratio, structure).view(logits_shape)
-
-
-def values_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """The output, and the gradient of a fixed random projection of it with respect to every floating-point input."""
-    leaves = [tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for tensor in inputs]
-    output = function(*leaves)
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    sources = [leaf for leaf in leaves if leaf.requires_grad]
-    return [output.detach(), *torch.autograd.grad(output, sources, weights.to(output.dtype))]
+from dropkey_cli.method.softmax import dropkey_softmax
+from tests.method.oracle import (
+    DTYPES,
+    LOW_DTYPES,
+    SEED,
+    errors,
+    finite_forbidden,
+    mask_of,
+    oracle_attention,
+    values_and_gradients,
+)
 
 
 @dataclass(frozen=True)
@@ -142,43 +115,6 @@ def test_attention_in_low_precision_errs_no_more_than_plain_attention(case: Case
         assert our_error < 2 * max(plain_error, torch.finfo(dtype).eps)
 
 
-def errors(results: list[Tensor], exact: list[Tensor]) -> list[float]:
-    """Relative error of each result, as a root mean square."""
-    return [float((ours.double() - theirs).norm() / theirs.norm()) for ours, theirs in zip(results, exact, strict=True)]
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (6, 5, 7), (2, 2, 3, 5, 7), (2, 3, 1, 7)], ids=str)
-@pytest.mark.parametrize("structure", ["element", "key"])
-def test_softmax_and_gradients_equal_the_oracle(shape: tuple[int, ...], structure: Structure) -> None:
-    logits = 3 * torch.randn(shape, dtype=torch.float64)
-    allowed = ~mask_of(shape, 0.4, structure)
-    ours = values_and_gradients(lambda x: dropkey_softmax(x, 0.4, seed=SEED, structure=structure), [logits])
-    theirs = values_and_gradients(lambda x: oracle_softmax(x, allowed), [logits])
-    for result, expected in zip(ours, theirs, strict=True):
-        assert torch.allclose(result, expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("dtype", LOW_DTYPES, ids=str)
-def test_softmax_in_low_precision_errs_no_more_than_plain_softmax(dtype: torch.dtype) -> None:
-    logits = (3 * torch.randn(2, 3, 20, 30)).to(dtype)
-    allowed = ~mask_of(logits.shape, 0.4)
-    ours = values_and_gradients(lambda x: dropkey_softmax(x, 0.4, seed=SEED), [logits])
-    exact = values_and_gradients(lambda x: oracle_softmax(x, allowed), [logits.double()])
-    plain = values_and_gradients(lambda x: x.softmax(-1), [logits])
-    plain_exact = values_and_gradients(lambda x: x.softmax(-1), [logits.double()])
-    for our_error, plain_error in zip(errors(ours, exact), errors(plain, plain_exact), strict=True):
-        assert our_error < 2 * plain_error
-
-
-def test_softmax_in_another_dtype() -> None:
-    logits = torch.randn(2, 3, 5, 7, dtype=torch.bfloat16, requires_grad=True)
-    weights = dropkey_softmax(logits, 0.4, seed=SEED, dtype=torch.float32)
-    (gradient,) = torch.autograd.grad(weights.square().sum(), logits)
-    assert weights.dtype == torch.float32
-    assert torch.allclose(weights, oracle_softmax(logits.float(), ~mask_of(logits.shape, 0.4)), atol=1e-6)
-    assert gradient.dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("ratio", [0.3, 0.9])
 def test_gradients_of_attention_are_its_derivatives(ratio: float) -> None:
     q, k, v, bias = (torch.randn(2, 2, 4, 3, dtype=torch.float64, requires_grad=True) for _ in range(4))
@@ -186,13 +122,6 @@ def test_gradients_of_attention_are_its_derivatives(ratio: float) -> None:
     assert mask_of((2, 2, 4, 4), 0.9).all(-1).any()  # some query loses every key
     assert torch.autograd.gradcheck(lambda q, k, v, bias: dropkey_attention(q, k, v, ratio, bias, seed=SEED), (q, k, v, bias))
     assert torch.autograd.gradcheck(lambda q, k, v: dropkey_attention(q, k, v, ratio, seed=SEED), (q, k, v))
-
-
-@pytest.mark.parametrize("ratio", [0.3, 0.9])
-def test_gradients_of_softmax_are_its_derivatives(ratio: float) -> None:
-    logits = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: dropkey_softmax(x, ratio, seed=SEED), (logits,))
-    assert torch.autograd.gradgradcheck(lambda x: dropkey_softmax(x, ratio, seed=SEED), (logits,))
 
 
 @pytest.mark.parametrize("mask", ["none", "bool", "float", "causal"])
@@ -223,20 +152,6 @@ def test_query_without_keys_gives_0_and_gets_gradient_0(dtype: torch.dtype, shap
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_softmax_row_without_keys_gives_0_and_gets_gradient_0(dtype: torch.dtype) -> None:
-    logits = torch.randn(4, 3, 6, 6, dtype=dtype, requires_grad=True)
-    weights = dropkey_softmax(logits, 0.8, seed=SEED)
-    (gradient,) = torch.autograd.grad(weights.float().square().sum(), logits)
-    dropped = mask_of(logits.shape, 0.8)
-    assert dropped.all(-1).any()
-    assert (weights[dropped] == 0).all()
-    assert (gradient[dropped] == 0).all()
-    assert weights.isfinite().all()
-    assert gradient.isfinite().all()
-    assert weights.sum(-1)[~dropped.all(-1)].float().allclose(torch.ones(()), atol=0.02)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_row_that_is_forbidden_altogether_gives_0(dtype: torch.dtype) -> None:
     logits = torch.randn(1, 1, 4, 6, dtype=dtype)
     logits[0, 0, 2] = -torch.inf
@@ -262,10 +177,6 @@ def test_nan_stays_visible() -> None:
     assert dropkey_attention(k, k, v, 0.5, torch.full((8, 8), torch.nan), seed=SEED).isnan().all()
 
 
-def finite_forbidden(dtype: torch.dtype) -> list[float]:
-    return [-1e4, torch.finfo(dtype).min]
-
-
 @pytest.mark.parametrize("broadcast", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("which", [0, 1], ids=["-1e4", "finfo.min"])
@@ -286,57 +197,12 @@ def test_finitely_forbidden_keys_stay_forbidden_in_attention(dtype: torch.dtype,
     assert torch.allclose(output.double(), exact, atol=20 * torch.finfo(dtype).eps, rtol=20 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("which", [0, 1], ids=["-1e4", "finfo.min"])
-def test_finitely_forbidden_keys_stay_forbidden_in_softmax(dtype: torch.dtype, which: int) -> None:
-    number = finite_forbidden(dtype)[which]
-    allowed = torch.ones(2, 3, 6, 10, dtype=torch.bool)
-    allowed[0, ..., 4:] = False
-    allowed[1, ..., :7] = False
-    logits = (3 * torch.randn(2, 3, 6, 10, dtype=dtype)).where(allowed, torch.tensor(number, dtype=dtype)).requires_grad_()
-    left = allowed & ~mask_of((2, 3, 6, 10), 0.8)
-    assert (~left.any(-1)).any()
-    weights = dropkey_softmax(logits, 0.8, seed=SEED)
-    (gradient,) = torch.autograd.grad(weights.float().square().sum(), logits)
-    assert (weights[~left.any(-1)] == 0).all()
-    assert (weights[~left].double() < 1e-15).all()
-    assert torch.allclose(weights.double(), oracle_softmax(logits.double(), left), atol=20 * torch.finfo(dtype).eps)
-    assert (gradient[~left.any(-1)] == 0).all()
-
-
 def test_forbidden_rows_of_padded_queries_stay_as_they_are() -> None:
     # A padded query has every key finitely forbidden: torch attends evenly there, and nobody reads it. It must stay finite.
     q, k, v = torch.randn(3, 1, 1, 6, 8)
     mask = torch.full((6, 6), torch.finfo(torch.float32).min)
     assert dropkey_attention(q, k, v, 0.3, mask, seed=SEED).isfinite().all()
     assert dropkey_softmax(q @ k.mT + mask, 0.3, seed=SEED).isfinite().all()
-
-
-@pytest.mark.parametrize("structure", ["element", "key"])
-def test_keep_empty_rows_gives_their_keys_back(structure: Structure) -> None:
-    logits = torch.randn(4, 3, 6, 4, dtype=torch.float64)
-    dropped = mask_of(logits.shape, 0.8, structure)
-    empty = dropped.all(-1)
-    assert empty.any()
-    weights = dropkey_softmax(logits, 0.8, seed=SEED, structure=structure, keep_empty_rows=True)
-    assert torch.allclose(weights[empty], logits[empty].softmax(-1), rtol=1e-12)
-    assert torch.allclose(weights[~empty], oracle_softmax(logits, ~dropped)[~empty], rtol=1e-12)
-
-
-def test_counts_are_the_draws_of_the_mask() -> None:
-    q, k, v = torch.randn(3, 2, 3, 7, 8)
-    counts = torch.zeros(2, dtype=torch.int64)
-    dropkey_attention(q, k, v, 0.4, torch.ones(7, 7, dtype=torch.bool).tril(), seed=SEED, counts=counts)
-    dropped = int(mask_of((2, 3, 7, 7), 0.4).sum())
-    assert counts.tolist() == [dropped, 2 * 3 * 7 * 7]
-    dropkey_softmax(torch.randn(2, 3, 7, 7), 0.4, seed=SEED, keep_empty_rows=True, counts=counts)
-    assert counts.tolist() == [2 * dropped, 2 * 2 * 3 * 7 * 7]
-
-
-def test_counts_of_structure_key_count_every_draw_once() -> None:
-    counts = torch.zeros(2, dtype=torch.int64)
-    dropkey_softmax(torch.randn(2, 3, 7, 9), 0.4, seed=SEED, structure="key", counts=counts)
-    assert counts.tolist() == [int(mask_of((2, 3, 1, 9), 0.4).sum()), 2 * 3 * 9]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -346,14 +212,6 @@ def test_ratio_0_is_bitwise_torchs_attention(case: Case, dtype: torch.dtype) -> 
     ours = values_and_gradients(functools.partial(case.dropkey, ratio=0.0), inputs)
     plain = values_and_gradients(case.plain, inputs)
     assert all(torch.equal(result, expected) for result, expected in zip(ours, plain, strict=True))
-
-
-def test_ratio_0_is_bitwise_torchs_softmax() -> None:
-    logits = torch.randn(2, 3, 5, 7, dtype=torch.bfloat16)
-    counts = torch.zeros(2, dtype=torch.int64)
-    assert torch.equal(dropkey_softmax(logits, 0, counts=counts), logits.softmax(-1))
-    assert torch.equal(dropkey_softmax(logits, 0.0, dtype=torch.float32), logits.softmax(-1, torch.float32))
-    assert counts.tolist() == [0, 0]
 
 
 def test_ratio_0_draws_nothing_from_the_generator() -> None:
@@ -427,11 +285,6 @@ def test_autocast_runs_as_torch_does(function: str) -> None:
     assert torch.allclose(output.float(), call(0.4), atol=0.05)
     assert gradient.isfinite().all()
     assert gradient.dtype == torch.float32
-
-
-def test_logits_with_two_axes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"at least 3 axes .* given \(5, 7\)"):
-        dropkey_softmax(torch.zeros(5, 7), 0.3)
 
 
 @pytest.mark.parametrize("function", ["attention", "softmax"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.mask import KeyLayout, draw_mask, dropkey_mask, seed_tensor
+from dropkey_cli.method.mask import KeyLayout, draw_mask, dropkey_mask, ratio_share, seed_tensor
 from dropkey_cli.method.settings import Structure
 
 SEEDS = [0, 1, -1, 123456789, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
@@ -109,7 +109,7 @@ def test_a_larger_ratio_drops_the_same_keys_and_more() -> None:
 @pytest.mark.parametrize("ratio", [1e-3, 0.01, 0.1, 0.3, 0.5, 0.75, 0.999])
 @pytest.mark.parametrize("structure", ["element", "key"])
 def test_rate_is_the_ratio(ratio: float, structure: Structure) -> None:
-    mask = draw_mask(11, (64, 16, 16, 256), ratio, structure)
+    mask = draw_mask(seed_tensor(11), (64, 16, 16, 256), ratio_share(ratio), structure)
     sigma = math.sqrt(ratio * (1 - ratio) / mask.numel())
     assert abs(mask.double().mean() - ratio) < 4 * sigma + 2**-17
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.attention import dropkey_softmax
 from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.method.softmax import dropkey_softmax
 from dropkey_cli.patching.apply import DropKeyPlan, PlannedLayer, apply_dropkey
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

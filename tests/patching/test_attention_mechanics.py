@@ -34,8 +34,9 @@ from timm.models import (
 from timm.models.vision_transformer import DiffParallelScalingBlock
 from torch import Tensor, nn
 
-from dropkey_cli.method.attention import dropkey_attention, dropkey_softmax
+from dropkey_cli.method.attention import dropkey_attention
 from dropkey_cli.method.settings import DropKeySettings, Structure
+from dropkey_cli.method.softmax import dropkey_softmax
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 
 FUSED = "timm.layers.config._USE_FUSED_ATTN"

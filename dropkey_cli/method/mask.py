@@ -26,6 +26,8 @@ same mask.
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -162,7 +164,8 @@ def _windows(rows: Tensor, share: int | Tensor, layout: KeyLayout) -> Tensor:
     side = layout.window_size
     extended = (layout.height + side - 1, layout.width + side - 1)
     hit = _hits(rows, extended[0] * extended[1], share, side**2, layout).reshape(*rows.shape, *extended)
-    return hit.unfold(-2, side, 1).any(-1).unfold(-1, side, 1).any(-1)
+    rows_hit = reduce(or_, (hit[..., y : y + layout.height, :] for y in range(side)))
+    return reduce(or_, (rows_hit[..., x : x + layout.width] for x in range(side)))
 
 
 def _lines(rows: Tensor, share: int | Tensor, layout: KeyLayout) -> Tensor:

@@ -50,7 +50,7 @@ def layer_mask(
     if counts is not None:
         counts[0].add_(num_dropped)
         counts[1].add_(mask.numel())
-    mask = mask.view(*samples, heads // shared_heads, mask.shape[-2], keys)
+    mask = torch.reshape(mask, (*samples, heads // shared_heads, mask.shape[-2], keys))
     return mask.repeat_interleave(shared_heads, -3) if shared_heads > 1 else mask
 
 

@@ -111,9 +111,9 @@ def draw_mask(
     rows = _mix(rows[:, None] + _one_to(heads, seed)).flatten()  # (B·H,)
     rows = _mix(rows[:, None] + _one_to(queries, seed))  # (B·H, N)
     heads_at_once = max(1, KEYS_AT_ONCE // max(1, queries * keys)) if rows.device.type == "cpu" else max(1, len(rows))
-    pieces = [_keys(piece, keys, share, structure, grid) for piece in rows.split(heads_at_once)]
+    pieces = [_keys(piece, keys, share, structure, grid) for piece in torch.split(rows, heads_at_once)]
     mask = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    return mask.unflatten(0, (batch, heads))
+    return mask.view(batch, heads, queries, keys)
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -> Tensor:

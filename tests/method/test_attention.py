@@ -1,4 +1,5 @@
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -302,3 +303,18 @@ def test_compiled_equals_eager_for_the_same_seed(function: str) -> None:
     ours = values_and_gradients(lambda *t: compiled(*t, *rest), inputs)
     for result, expected in zip(ours, values_and_gradients(lambda *t: eager(*t, *rest), inputs), strict=True):
         assert torch.allclose(result, expected, atol=1e-5)
+
+
+def test_backends_of_a_cpu() -> None:
+    q, k, v = torch.randn(3, 2, 3, 7, 16)
+    sdpa = dropkey_attention(q, k, v, 0.4, seed=SEED, backend="sdpa")
+    assert torch.equal(dropkey_attention(q, k, v, 0.4, seed=SEED, backend="auto"), sdpa)
+    with pytest.raises(InputError, match="backend 'triton' cannot take this call: .*; give backend 'auto' or 'sdpa'"):
+        dropkey_attention(q, k, v, 0.4, backend="triton")
+
+
+def test_without_triton_its_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dropkey_cli.method.backends.triton", None)  # as where torch brings no Triton
+    q, k, v = torch.randn(3, 2, 3, 7, 16)
+    with pytest.raises(InputError, match="Triton is not installed"):
+        dropkey_attention(q, k, v, 0.4, backend="triton")

@@ -27,7 +27,8 @@ COPY . /src
 RUN pip install --no-cache-dir --no-deps --no-build-isolation /src
 
 FROM base
-# No compiler in here: only torch.compile would need one
+# Triton builds its launchers, and torch.compile its CPU code, when they are first used
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /opt/venv /opt/venv
 COPY configs /workspace/configs
 # Writable by everyone (sticky, as /tmp), since --user may be any uid
@@ -44,6 +45,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/cache/huggingface \
     MPLCONFIGDIR=/cache/matplotlib \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
+    TRITON_CACHE_DIR=/cache/triton \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -4,6 +4,7 @@
 import os
 import shutil
 import sysconfig
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from dropkey_cli.method.settings import Structure, check_ratio
 _DTYPES = (torch.float16, torch.bfloat16)
 _HAS_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 _CAN_BUILD = _HAS_COMPILER and Path(sysconfig.get_path("include"), "Python.h").is_file()
+_CANNOT_BUILD = "Triton needs a C compiler (gcc or clang) and Python's headers, and one is missing"
 
 
 def unsupported(
@@ -44,7 +46,14 @@ def _unsupported_device(q: Tensor) -> str | None:
     major, minor = _capability(q.get_device())
     if major < 8:
         return f"the GPU has compute capability {major}.{minor}, not at least 8.0"
-    return None if _CAN_BUILD else "Triton needs a C compiler (gcc or clang) and Python's headers, and one is missing"
+    return None if _can_build() else _CANNOT_BUILD
+
+
+@torch.compiler.assume_constant_result
+def _can_build() -> bool:
+    if not _CAN_BUILD:  # Python shows the same warning once
+        warnings.warn(f"DropKey takes the backend 'sdpa', which needs more time and memory: {_CANNOT_BUILD}", stacklevel=1)
+    return _CAN_BUILD
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace the question

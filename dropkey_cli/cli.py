@@ -3,9 +3,12 @@
 Nothing heavy is imported before the sub-command is known, so that ``--help`` and ``--version`` answer at once.
 """
 
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dropkey_cli import __version__
 from dropkey_cli.errors import InputError, did_you_mean
@@ -19,11 +22,9 @@ TRAINER_COMMANDS = {
 OTHER_COMMANDS = {
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "inspect": "where a model attends and how much DropKey would drop there",
+    "benchmark": "what DropKey costs on this machine, in time and memory",
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
-
-DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
-DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
 
 HELP = f"""usage: dropkey COMMAND [OPTIONS]
 
@@ -80,20 +81,56 @@ def _dispatch(words: list[str]) -> None:
     elif command in ("-V", "--version"):
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
-        sys.path.append("")  # a user's own class_path beside the config, also for the installed script
-        from dropkey_cli.commands.run import run
-
-        run(command, words[1:], default_task=DEFAULT_TASK, default_data=DEFAULT_DATA)
+        _run(command, words[1:])
     elif command == "inspect":
-        from dropkey_cli.commands.inspect import inspect
+        with _large_imports():
+            from dropkey_cli.commands.inspect import inspect
 
         inspect(words[1:])
+    elif command == "benchmark":
+        with _large_imports():
+            from dropkey_cli.commands.benchmark import benchmark
+
+        benchmark(words[1:])
     elif command == "models":
         from dropkey_cli.commands.models import models
 
         models(words[1:])
     else:
         raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+
+
+def _run(command: str, words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        from dropkey_cli.commands.help import print_help
+
+        print_help(command)
+        return
+    from dropkey_cli.commands.early_errors import check_early
+
+    check_early(command, words)
+    sys.path.append("")  # a user's own class_path beside the config, also for the installed script
+    with _large_imports():
+        from dropkey_cli.commands.run import run
+
+    run(command, words)
+
+
+@contextmanager
+def _large_imports() -> Iterator[None]:
+    """Import torch and Lightning without searching their million objects for garbage, which takes a second.
+
+    Nor are they searched while the command runs, or copied for that by the processes that load images.
+    """
+    first = "torch" not in sys.modules
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    if first:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # at exit, triton's bindings report what is still there as leaked, at length
 
 
 def _one_line(error: InputError) -> str:

@@ -83,10 +83,41 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
         main(["fit"])
 
 
-@pytest.mark.parametrize("word", ["--help", "--version", "fitt"])
-def test_answers_without_importing_torch(word: str) -> None:
-    program = f"import sys; from dropkey_cli.cli import main; main([{word!r}]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["fitt"],
+        ["models", "vit_tiny*"],
+        ["fit", "--help"],
+        ["predict", "--config", "missing.yaml", "--help"],
+        ["fit", "--config", "missing.yaml"],
+        ["fit", "--config", "broken.yaml"],
+        ["fit", "--config", "typing_error.yaml"],
+        ["fit", "--model.lrr", "1"],
+        ["fit", "--trainer.max_epochs"],
+        ["predict"],
+    ],
+    ids=" ".join,
+)
+def test_answers_without_importing_torch(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [")
+    (tmp_path / "typing_error.yaml").write_text("trainer: {max_epoch: 3}")
+    program = f"import sys; from dropkey_cli.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_large_imports_are_never_searched_for_garbage() -> None:
+    program = """
+import gc, sys
+from dropkey_cli.cli import _large_imports
+with _large_imports():
+    import jsonargparse
+    assert not gc.isenabled()
+sys.exit(not (gc.isenabled() and gc.get_freeze_count() > 10_000))
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 @pytest.mark.parametrize("command", [[str(SCRIPT)], [sys.executable, "-m", "dropkey_cli"]])

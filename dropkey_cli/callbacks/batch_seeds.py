@@ -20,7 +20,11 @@ class BatchSeeds(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Seed the batch."""
-        torch.manual_seed(batch_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+        seed = batch_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every kind of device, for up to a millisecond
+        device = trainer.strategy.root_device
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
 
 
 def batch_seed(seed: int, epoch: int, batch: int, rank: int) -> int:

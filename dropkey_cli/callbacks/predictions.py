@@ -52,6 +52,7 @@ class PredictionWriter(Callback):
             raise InputError(f"cannot write --output {str(self.output)!r}: {error.strerror}") from error
         self._rows = csv.writer(self._file)
         self._rows.writerow(header(self.top_k))
+        trainer.predict_loop.return_predictions = False  # Lightning would keep the probabilities of every image
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Batch, *_: object

@@ -43,8 +43,9 @@ class RunPlan(Callback):
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
     device = trainer.strategy.root_device.type
+    epochs = f"{trainer.max_epochs} epochs, " if trainer.max_epochs != -1 else ""
     return [
-        ("training", f"{trainer.max_epochs} epochs, {trainer.estimated_stepping_batches} optimizer steps"),
+        ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps"),
         ("device", f"{trainer.world_size} × {device}, precision {trainer.precision}"),
     ]
 

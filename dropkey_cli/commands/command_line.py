@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from dropkey_cli.checkpoints import find_checkpoint
 from dropkey_cli.errors import InputError
 
 
@@ -26,9 +27,7 @@ def given_checkpoint(words: list[str]) -> str | None:
     parser.add_argument("--config", action="append", default=[])
     given, _ = parser.parse_known_args(words)
     for path in reversed(given.config):
-        content = _read_yaml(path) if Path(path).is_file() else {}
-        if not isinstance(content, dict):
-            raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")
+        content = read_config(path) if Path(path).is_file() else {}
         if given.ckpt_path is None:
             given.ckpt_path = content.get("ckpt_path")
     if given.ckpt_path is not None and not isinstance(given.ckpt_path, str):
@@ -36,8 +35,32 @@ def given_checkpoint(words: list[str]) -> str | None:
     return None if given.ckpt_path in (None, "null") else given.ckpt_path
 
 
-def _read_yaml(path: str) -> Any:  # noqa: ANN401 - whatever the file holds
+def asked_checkpoint(command: str, words: list[str]) -> Path | None:
+    """The checkpoint file that a command needs or was given.
+
+    Args:
+        command: fit, validate, test or predict; only fit does without.
+        words: Its options.
+
+    Raises:
+        InputError: If there is none; the message lists those there are.
+    """
+    given = given_checkpoint(words)
+    if given is None and (command == "fit" or {"-h", "--help", "--print_config"} & set(words)):
+        return None
+    return find_checkpoint(given, prefer="last" if command == "fit" else "best")
+
+
+def read_config(path: str) -> dict[Any, Any]:
+    """What a YAML file says, section by section.
+
+    Raises:
+        InputError: If it is no YAML, or no sections.
+    """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path!r} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")
+    return content

@@ -1,16 +1,15 @@
 """Turns jsonargparse's nested error messages into one line that names the wrong part and the nearest right one."""
 
-import inspect
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dropkey_cli.commands.signatures import constructor_options
 from dropkey_cli.errors import InputError, did_you_mean
 
 _UNKNOWN = re.compile(
@@ -64,7 +63,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         near = did_you_mean(name, vars(sys.modules[module])) if module in sys.modules else ""
         return f"{prefix} {broken[1]!r} cannot be imported ({broken[2]}){near}"
     if "argument expected" in message or "expected one argument" in message:
-        return f"{message.removeprefix('argument ')}; write it as --option value"
+        option = re.sub(r"/--\S+\+(?=:)", "", message.removeprefix("argument "))  # --name/--name+, which appends
+        return f"{option}; write it as --option value"
     given = _GIVEN.search(message)
     if prefix and given:
         expected = _EXPECTED.findall(message[: given.end()])
@@ -80,9 +80,9 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
         return f"unexpected {match['word']!r}: options are written --name value"
     name = match["flag"] or match["key"] or match["path"] or ""
     full = f"{prefix}.{name}" if prefix else name
-    known = {action.dest for action in parser._actions}
+    known = {action.dest for action in parser._actions if not action.dest.endswith("help")}
     for class_path in _CLASS.findall(message)[-1:]:  # the innermost
-        known |= {f"{prefix}.{option}" for option in _options(import_object(class_path))}
+        known |= {f"{prefix}.{option}" for option in constructor_options(import_object(class_path))}
     known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
     known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
     return f"unknown option --{full}{did_you_mean(full, known)}"
@@ -90,21 +90,7 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
 
 def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
     default = parser.get_defaults().get(part)
-    return _options(import_object(default.class_path)) if default is not None and "class_path" in default else ()
-
-
-def _options(cls: type) -> set[str]:
-    """Constructor arguments of a class, with one level of nested dataclasses."""
-    parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(vars(cls).get("__init__", cls))
-    nested = {
-        f"{name}.{field.name}"
-        for name in parameters
-        for kind in (hints.get(name), *get_args(hints.get(name)))
-        if isinstance(kind, type) and is_dataclass(kind)
-        for field in fields(kind)
-    }
-    return set(parameters) | nested
+    return constructor_options(import_object(default.class_path)) if default is not None and "class_path" in default else ()
 
 
 def _innermost_alternatives(message: str) -> int:

@@ -1,8 +1,9 @@
 """``dropkey fit --help``: the options of our own, without Lightning's several hundred lines."""
 
 from jsonargparse import ArgumentParser
-from jsonargparse._util import import_object
 
+from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.signatures import outline
 from dropkey_cli.method.settings import DropKeySettings
 
 MORE = """
@@ -13,13 +14,11 @@ Further Trainer options, e.g. --trainer.devices 2, --trainer.precision bf16-mixe
 """
 
 
-def print_help(command: str, *, task: str, data: str) -> None:
+def print_help(command: str) -> None:
     """Print the options of a Trainer command that people use.
 
     Args:
         command: fit, validate, test or predict.
-        task: Class path of the LightningModule whose options are shown.
-        data: Class path of the LightningDataModule whose options are shown.
     """
     parser = ArgumentParser(prog=f"dropkey {command}", description=f"dropkey {command}: the common options.", add_help=False)
     parser.add_argument("--config", help="YAML file with options; several are merged, the command line wins.")
@@ -31,9 +30,9 @@ def print_help(command: str, *, task: str, data: str) -> None:
     if command == "predict":
         parser.add_argument("--output", default="predictions.csv", help="CSV file; an earlier one is kept as NAME.1.csv.")
         parser.add_argument("--top_k", default=5, help="Number of classes per row.")
-    parser.add_class_arguments(import_object(task), "model", skip={"dropkey"})
+    parser.add_class_arguments(outline(DEFAULT_TASK), "model", skip={"dropkey"})
     # Spelled out, because jsonargparse hides the fields of an optional group
     parser.add_class_arguments(DropKeySettings, "model.dropkey")
-    parser.add_class_arguments(import_object(data), "data")
+    parser.add_class_arguments(outline(DEFAULT_DATA), "data")
     parser.print_help()
     print(MORE, end="")

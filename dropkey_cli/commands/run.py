@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jsonargparse.typing import PositiveInt
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -25,36 +26,32 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.predictions import PredictionWriter
-from dropkey_cli.callbacks.progress import ProgressLines
+from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
-from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
-from dropkey_cli.commands.command_line import configs_first, given_checkpoint
+from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
+from dropkey_cli.commands.command_line import asked_checkpoint, configs_first
 from dropkey_cli.commands.config_errors import OneLineParser
-from dropkey_cli.commands.help import print_help
+from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.errors import InputError
 from dropkey_cli.models.factory import image_config
 
 
-def run(command: str, words: list[str], *, default_task: str, default_data: str) -> None:
+def run(command: str, words: list[str], *, cli: Callable[[str, list[str]], object] | None = None) -> None:
     """Run a Trainer command.
 
     Args:
         command: fit, validate, test or predict.
         words: Its options.
-        default_task: Class path of the LightningModule where no config names one.
-        default_data: Class path of the LightningDataModule where no config names one; predict always uses it.
+        cli: What runs it, called as `RunCLI` is, which is the default.
 
     Raises:
         InputError: If an option, a file or the data cannot work.
     """
     _quieten()
-    if {"-h", "--help"} & set(words):
-        print_help(command, task=default_task, data=default_data)
-        return
     words = ["--help" if word == "--help_all" else word for word in configs_first(words)]
     try:
-        RunCLI(command, words, default_task=default_task, default_data=default_data)
+        (cli or RunCLI)(command, words)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except SIGTERMException as stop:
@@ -76,12 +73,13 @@ def _input_error(error: BaseException | None) -> InputError | None:
 class RunCLI(LightningCLI):
     """LightningCLI in which the command line beats the config, the config the checkpoint, and the checkpoint the defaults."""
 
-    def __init__(self, command: str, words: list[str], *, default_task: str, default_data: str) -> None:
+    def __init__(self, command: str, words: list[str]) -> None:
         self.command = command
-        self.defaults = {"model": {"class_path": default_task}, "data": {"class_path": default_data}}
+        self.defaults = {"model": {"class_path": DEFAULT_TASK}, "data": {"class_path": DEFAULT_DATA}}
         self.folder: Path | None = None
         self.asked = ""
         self.known: dict[str, Any] = {}
+        self.class_names: list[str] = []
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -126,13 +124,11 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's own type
         """Parse, with what the checkpoint says in the place of the defaults."""
         sub_parser = self._subcommand_parsers[self.command]
-        given = given_checkpoint(args)
-        path = None
-        if given is not None or (self.command != "fit" and not {"-h", "--help", "--print_config"} & set(args)):
-            path = find_checkpoint(given, prefer="last" if self.command == "fit" else "best")
+        path = asked_checkpoint(self.command, args)
+        if path is not None:
             description = read_checkpoint(path)
             sub_parser.set_defaults(checkpoint_defaults(description, self.command, args))
-            self.known = {**description["preprocessing"], "class_names": description["class_names"]}
+            self.known, self.class_names = description["preprocessing"], description["class_names"]
         arguments = {option.dest for option in sub_parser._actions}
         sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
@@ -161,17 +157,17 @@ class RunCLI(LightningCLI):
         self.asked = self._parser(self.command).dump(config, skip_unset=False)
         fill_image_options(config, self.known)
 
+    def instantiate_classes(self) -> None:
+        """Then give the data the checkpoint's classes: jsonargparse copies a whole list once for each of its elements."""
+        super().instantiate_classes()
+        options = self.config[self.command].data.init_args
+        if self.class_names and "class_names" in options and options.class_names is None:
+            self.datamodule.class_names = self.class_names
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
         if self.command == "fit":
-            if not config.get("fast_dev_run"):
-                self.folder = claim_run_folder(
-                    options.name or _model_name(options), claim=getattr(rank_zero_only, "rank", 0) == 0
-                )
-                config["default_root_dir"] = config.get("default_root_dir") or str(self.folder)
-                config["logger"] = _loggers(config.get("logger"), self.folder)
-            else:
-                config["logger"] = False
+            self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, getattr(options.model, "monitor", None))]
         else:
             config["logger"] = config.get("logger") or False
@@ -180,7 +176,7 @@ class RunCLI(LightningCLI):
         terminal = sys.stdout.isatty()
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = terminal
-            callbacks.append(RichProgressBar() if terminal else ProgressLines())
+            callbacks.append(ProgressBar() if terminal else ProgressLines())
         try:
             if config.get("accumulate_grad_batches", 1) < 1:
                 raise ValueError(f"accumulate_grad_batches is {config['accumulate_grad_batches']}; expected 1 or more")
@@ -190,6 +186,15 @@ class RunCLI(LightningCLI):
             self._give_back_folder()
             raise InputError(f"the trainer options do not work together: {error}") from error
         return trainer
+
+    def _keep_files(self, config: dict[str, Any], options: Namespace) -> None:
+        """Claim the run's folder and log there."""
+        if config.get("fast_dev_run"):
+            config["logger"] = False
+            return
+        self.folder = claim_run_folder(options.name or _model_name(options), claim=getattr(rank_zero_only, "rank", 0) == 0)
+        config["default_root_dir"] = config.get("default_root_dir") or str(self.folder)
+        config["logger"] = _loggers(config.get("logger"), self.folder)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -239,33 +244,12 @@ def default_precision() -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def checkpoint_defaults(description: dict[str, Any], command: str, words: list[str]) -> dict[str, Any]:
-    """What a checkpoint says, as defaults of a command's options.
-
-    Args:
-        description: The checkpoint's own description.
-        command: For predict, the data are files and folders, whatever the network was trained on.
-        words: The command line: a class from outside dropkey is imported only if it stands there.
-
-    Raises:
-        InputError: If the checkpoint names another class, which importing would run.
-    """
-    parts = {part: description["config"][part] for part in (["model"] if command == "predict" else ["model", "data"])}
-    for part, options in parts.items():
-        class_path = options["class_path"]
-        if not class_path.startswith("dropkey_cli.") and not any(class_path in word for word in words):
-            raise InputError(
-                f"the checkpoint wants the class {class_path!r}, not dropkey's own: if you trust it, add --{part} {class_path}"
-            )
-    return parts
-
-
 def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
-    """Give the data what the checkpoint, or else the model's weights, say of images and classes, where the user gave nothing.
+    """Give the data what the checkpoint, or else the model's weights, say of images, where the user gave nothing.
 
     Args:
         config: The parsed options; those of the data are changed.
-        known: What the checkpoint says, by option.
+        known: What the checkpoint says of images, by option.
     """
     data, model = config.data.init_args, config.model.init_args
     if hasattr(model, "model_name"):

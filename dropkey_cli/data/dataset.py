@@ -1,5 +1,6 @@
 """The one data set of all sources: images from files or from memory, with label, index and path."""
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dropkey_cli.data.preprocessing import Transform
-from dropkey_cli.data.reading import load_image
+from dropkey_cli.data.reading import Names, load_image
 from dropkey_cli.errors import InputError
 
 NO_LABEL = -1
@@ -26,7 +27,7 @@ class Sample(NamedTuple):
 class Example(TypedDict):
     """One image as the data set gives it; ``error`` is empty unless the file could not be read."""
 
-    image: Tensor  # (3, height, width)
+    image: Tensor  # (3, height, width), 8-bit
     label: int
     index: int
     path: str
@@ -36,7 +37,7 @@ class Example(TypedDict):
 class Batch(TypedDict):
     """What a data loader gives: one entry per image in each of the fields."""
 
-    image: Tensor  # (B, 3, height, width), float
+    image: Tensor  # (B, 3, height, width): 8-bit from the loader, normalised floats in the steps of a task
     label: Tensor  # (B,), int64; -1 where it is unknown
     index: Tensor  # (B,), int64: the position in the data set
     path: list[str]
@@ -48,7 +49,7 @@ class ImageDataset(Dataset[Example]):
 
     Args:
         samples: File and label of each image; the label is -1 where it is unknown.
-        transform: From an RGB PIL image to a tensor ``(3, image_size, image_size)``.
+        transform: From an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
         on_error: What an unreadable file does: ``raise`` stops, ``record`` gives zeros and fills ``error``.
         images: The images themselves, if they are in memory; then no file is read.
@@ -67,7 +68,8 @@ class ImageDataset(Dataset[Example]):
         images: Sequence[Image.Image] | None = None,
     ) -> None:
         assert images is None or len(images) == len(samples)
-        self.samples = list(samples)
+        self._paths = Names(sample.path for sample in samples)
+        self._labels = array("q", (sample.label for sample in samples))
         self.transform = transform
         self.image_size = image_size
         self.on_error = on_error
@@ -75,11 +77,11 @@ class ImageDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         """How many images there are, readable or not."""
-        return len(self.samples)
+        return len(self._labels)
 
     def __getitem__(self, index: int) -> Example:
         """The image at a position, transformed."""
-        path, label = self.samples[index]
+        path, label = self._paths[index], self._labels[index]
         error = ""
         try:
             pil_image = load_image(path) if self.images is None else self.images[index]
@@ -87,15 +89,20 @@ class ImageDataset(Dataset[Example]):
             error = " ".join(str(reason).split())  # one line
             if self.on_error == "raise":
                 raise InputError(f"cannot read {path!r} ({error}); expected an image; repair or remove it") from reason
-            image = torch.zeros(3, self.image_size, self.image_size)
+            image = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
         else:
             image = self.transform(pil_image)
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     @property
+    def samples(self) -> list[Sample]:
+        """File and label of each image, in order."""
+        return [Sample(self._paths[index], label) for index, label in enumerate(self._labels)]
+
+    @property
     def labels(self) -> list[int]:
         """The class index of each image, in order; -1 where it is unknown."""
-        return [sample.label for sample in self.samples]
+        return self._labels.tolist()
 
     def class_counts(self, num_classes: int) -> list[int]:
         """How many images each class has.

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from dropkey_cli.data.dataset import NO_LABEL, Example, ImageDataset, Sample
+from dropkey_cli.data.dataset import NO_LABEL, Batch, Example, ImageDataset, Sample
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.data.reading import list_images
 from dropkey_cli.errors import InputError
@@ -91,6 +91,12 @@ class ImageData(LightningDataModule):
         preprocessing = self.preprocessing
         dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
         return self._loader(dataset)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise on the device; until there an image is 8-bit, a quarter of its floats."""
+        images = self.preprocessing.normalize(batch["image"])
+        precision = self.trainer.precision_plugin  # type: ignore[union-attr]  # Lightning sets the trainer
+        return {**batch, "image": precision.convert_input(images)}  # what it did to the batch came before
 
     def _split(self, name: str, remedy: str) -> ImageDataset:
         if name not in self.splits:

@@ -1,4 +1,4 @@
-"""What turns a PIL image into the tensor a model expects: size, crop, interpolation, mean and standard deviation."""
+"""What turns PIL images into what a model expects: size, crop and interpolation image by image, the numbers batch by batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,24 +61,37 @@ class Preprocessing:
         if not 0 < self.crop_pct <= 2:  # a few timm models resize to less than the crop: 1.14 exists, 87.5 is a mistake
             raise InputError(f"crop_pct is {self.crop_pct!r}; expected a share such as 0.9; give --data.crop_pct")
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images as the model sees them, computed where they lie.
+
+        Args:
+            images: 8-bit, (B, 3, height, width).
+
+        Returns:
+            float32, of the same shape.
+        """
+        normalized = images.float().div_(255)
+        for channel, mean, std in zip(normalized.unbind(1), self.mean, self.std, strict=True):
+            channel.sub_(mean).div_(std)  # by numbers: a tensor of the means would make the host wait for the device
+        return normalized
+
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The transform of validation, test and prediction: resize, centre crop, normalise.
+    """The transform of validation, test and prediction: resize, centre crop.
 
     Args:
         preprocessing: The model's preprocessing.
 
     Returns:
-        A callable from an RGB PIL image to a float tensor ``(3, image_size, image_size)``.
+        A callable from an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
     """
     transform = create_transform(
         preprocessing.image_size,
         is_training=False,
         interpolation=preprocessing.interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
+        normalize=False,
     )
     return cast(Transform, transform)
 
@@ -86,7 +99,7 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 def train_transform(
     preprocessing: Preprocessing, *, crop_scale: tuple[float, float] = (0.35, 1.0), hflip: float = 0.5
 ) -> Transform:
-    """The transform of training: random resized crop, horizontal flip, normalise.
+    """The transform of training: random resized crop, horizontal flip.
 
     Args:
         preprocessing: The model's preprocessing; ``crop_pct`` plays no part here.
@@ -94,7 +107,7 @@ def train_transform(
         hflip: Probability of mirroring left and right, in [0, 1].
 
     Returns:
-        A callable from an RGB PIL image to a float tensor ``(3, image_size, image_size)``.
+        A callable from an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
 
     Raises:
         InputError: If ``crop_scale`` or ``hflip`` is out of range.
@@ -110,12 +123,11 @@ def train_transform(
         preprocessing.image_size,
         is_training=True,
         interpolation=preprocessing.interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
         scale=crop_scale,
         hflip=hflip,
         color_jitter=None,  # type: ignore[arg-type]  # timm means None by "off", its annotation forgets it
         auto_augment=None,
         re_prob=0.0,
+        normalize=False,
     )
     return cast(Transform, transform)

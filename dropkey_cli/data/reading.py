@@ -1,6 +1,8 @@
 """Finds image files and reads each as 8-bit RGB, the way a viewer would show it."""
 
 import os
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,33 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
 
 
+class Names:
+    """File names, or others, in one block of memory.
+
+    As Python strings each would take 60 bytes more, and again in every process that loads images: to look at an object is to
+    write its reference count, which copies its page.
+
+    Args:
+        names: The names; they are gone through once.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        text = bytearray()
+        self._ends = array("Q", [0])
+        for name in names:
+            text += os.fsencode(name)
+            self._ends.append(len(text))
+        self._text = bytes(text)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._ends) - 1
+
+    def __getitem__(self, position: int) -> str:
+        """The name at a position, from 0."""
+        return os.fsdecode(self._text[self._ends[position] : self._ends[position + 1]])
+
+
 def is_image_file(path: str | Path) -> bool:
     """Whether a file name says that it is an image: a known extension in any case, and not hidden.
 
@@ -73,17 +102,32 @@ def list_images(root: str | Path) -> list[str]:
         return [str(root)]
     if not root.is_dir():
         raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
-    found: list[Path] = []
-    seen: set[str] = set()  # a link can lead back to a folder above it
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and os.path.realpath(Path(folder, name)) not in seen
-        ]
-        found += [Path(folder, name) for name in names if is_image_file(name)]
+    found = list(_walk("" if root == Path() else str(root), seen=set()))
     if not found:
         raise InputError(
             f"--data.root {str(root)!r} holds no images; expected files ending in {', '.join(IMG_EXTENSIONS)}; "
             "check the path, or name one file"
         )
-    return [str(path) for path in sorted(found)]
+    return found
+
+
+def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+    """The images in a folder and its sub-folders by name; ``seen`` are the folders visited so far."""
+    seen.add(os.path.realpath(folder))
+    try:
+        with os.scandir(folder or ".") as entries:
+            known = [entry for entry in entries if _is_wanted(entry, seen)]
+    except OSError:  # a folder of somebody else's, such as lost+found
+        return
+    for entry in sorted(known, key=lambda entry: os.path.normcase(entry.name)):
+        path = os.path.join(folder, entry.name)
+        if entry.is_dir():
+            yield from _walk(path, seen)
+        else:
+            yield path
+
+
+def _is_wanted(entry: os.DirEntry[str], seen: set[str]) -> bool:
+    if not entry.is_dir():
+        return is_image_file(entry.name)
+    return not entry.name.startswith(".") and os.path.realpath(entry.path) not in seen  # a link can lead back up

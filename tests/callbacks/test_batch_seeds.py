@@ -13,8 +13,9 @@ from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import apply_dropkey
 
 
-def start_batch(seed: int, *, epoch: int = 0, batch: int = 0, rank: int = 0) -> None:
-    trainer = cast(Any, SimpleNamespace(current_epoch=epoch, global_rank=rank))
+def start_batch(seed: int, *, epoch: int = 0, batch: int = 0, rank: int = 0, device: str = "cpu") -> None:
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = cast(Any, SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=strategy))
     BatchSeeds(seed).on_train_batch_start(trainer, cast(Any, None), None, batch)
 
 
@@ -34,6 +35,20 @@ def test_every_seed_epoch_batch_and_rank_has_its_own_seed() -> None:
     assert len(seeds) == 5 * 5 * 40 * 8
 
 
+def test_the_stream_is_that_of_torch_manual_seed() -> None:
+    start_batch(3, epoch=2, batch=1)
+    drawn = torch.rand(5)
+    torch.manual_seed(batch_seed(3, 2, 1, 0))
+    assert torch.equal(torch.rand(5), drawn)
+
+
+def test_a_device_gets_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    start_batch(3, batch=1, device="cuda")
+    assert seeds == [batch_seed(3, 0, 1, 0)] == [torch.initial_seed()]
+
+
 @given(*[st.integers(min_value=0, max_value=2**32)] * 4)
 def test_seeds_are_63_bit(seed: int, epoch: int, batch: int, rank: int) -> None:
     assert 0 <= batch_seed(seed, epoch, batch, rank) < 2**63
@@ -46,7 +61,7 @@ def test_masks_repeat_in_the_same_batch_and_differ_in_others(other: dict[str, in
     images = torch.randn(2, 3, 160, 160)
 
     def logits(**place: int) -> Tensor:
-        start_batch(7, **place)
+        start_batch(7, **place)  # type: ignore[arg-type]  # all of them numbers
         return cast(Tensor, model(images)).detach()
 
     first = logits()

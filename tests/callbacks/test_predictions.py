@@ -1,10 +1,13 @@
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dropkey_cli.callbacks.predictions import PredictionWriter, header, keep_earlier, rows
 from dropkey_cli.errors import InputError
@@ -15,7 +18,7 @@ PROBABILITIES = torch.tensor([[0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.0, 0.25, 0.75
 
 
 def trainer(world_size: int = 1) -> Any:  # noqa: ANN401 - the little of a trainer that the writer looks at
-    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(class_names=NAMES))
+    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(class_names=NAMES), predict_loop=SimpleNamespace())
 
 
 def batch(*paths: str, broken: str = "") -> Any:  # noqa: ANN401 - a Batch
@@ -81,6 +84,14 @@ def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
     PredictionWriter(str(output)).on_exception(trainer(), MODULE, RuntimeError())
 
 
+def test_lightning_is_told_to_keep_no_probabilities(tmp_path: Path) -> None:
+    watched = trainer()
+    writer = PredictionWriter(str(tmp_path / "p.csv"))
+    writer.on_predict_start(watched, MODULE)
+    assert watched.predict_loop.return_predictions is False
+    writer.on_exception(watched, MODULE, RuntimeError())
+
+
 def test_earlier_files_keep_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "p.csv"
     keep_earlier(output)
@@ -108,3 +119,41 @@ def test_places_that_cannot_be_written_are_refused_at_the_start(tmp_path: Path) 
     for output, message in ((tmp_path, "is a folder: give a file"), (tmp_path / "file" / "p.csv", "cannot write --output")):
         with pytest.raises(InputError, match=message):
             PredictionWriter(str(output)).on_predict_start(trainer(), MODULE)
+
+
+PREDICT = """
+import sys
+import torch
+from lightning import LightningModule, Trainer
+from dropkey_cli.callbacks.predictions import PredictionWriter
+from dropkey_cli.data.image_folder import ImageFolder
+
+class Even(LightningModule):
+    def predict_step(self, batch, index):
+        return torch.full((len(batch["path"]), 10_000), 1e-4)
+
+names = [str(number) for number in range(10_000)]
+data = ImageFolder(
+    sys.argv[1], class_names=names, image_size=4, mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest", crop_pct=1.0,
+    num_workers=0,
+)
+options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+trainer = Trainer(accelerator="cpu", callbacks=PredictionWriter(sys.argv[1] + ".csv", 1), **options)
+trainer.predict(Even(), data)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    peaks = []
+    for count in (300, 3000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            Image.new("RGB", (4, 4)).save(folder / f"{number}.bmp")
+        done = subprocess.run([sys.executable, "-c", PREDICT, str(folder)], capture_output=True, text=True, check=True)
+        assert len((tmp_path / f"{count}.csv").read_text().splitlines()) == 1 + count
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 15  # MiB; the probabilities of 2,700 images are 103

@@ -64,6 +64,7 @@ def test_only_fit_has_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_length_and_device_of_a_run() -> None:
+    assert dict(run_lines(trainer(max_epochs=-1)))["training"] == "8 optimizer steps"
     assert dict(run_lines(trainer(max_epochs=3, world_size=1))) == {
         "training": "3 epochs, 8 optimizer steps",
         "device": "1 × cpu, precision 32-true",

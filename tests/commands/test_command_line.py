@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.commands.command_line import configs_first, given_checkpoint
+from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, given_checkpoint
 from dropkey_cli.errors import InputError
 
 
@@ -71,3 +71,22 @@ def test_an_unusable_config_is_refused(content: bytes, message: str, tmp_path: P
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(InputError, match=message):
         given_checkpoint(["--config", str(tmp_path / "c.yaml")])
+
+
+def test_only_fit_and_help_do_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command, words in (("fit", []), ("predict", ["--help"]), ("test", ["--print_config"])):
+        assert asked_checkpoint(command, words) is None
+    with pytest.raises(InputError, match="no checkpoint given"):
+        asked_checkpoint("predict", [])
+    with pytest.raises(InputError, match="'nowhere' is neither a checkpoint"):
+        asked_checkpoint("fit", ["--ckpt_path", "nowhere"])
+
+
+def test_fit_goes_on_from_the_last_checkpoint_and_the_others_take_the_best(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("best", "last"):
+        (tmp_path / f"checkpoints/{name}.ckpt").touch()
+    words = ["--ckpt_path", str(tmp_path)]
+    assert asked_checkpoint("fit", words) == tmp_path / "checkpoints/last.ckpt"
+    assert asked_checkpoint("predict", words) == tmp_path / "checkpoints/best.ckpt"

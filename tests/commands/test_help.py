@@ -1,14 +1,13 @@
 import pytest
+from jsonargparse._util import import_object
 
+import dropkey_cli.commands.help as help_command
 from dropkey_cli.cli import TRAINER_COMMANDS, main
 from dropkey_cli.commands.help import print_help
 
-TASK = "dropkey_cli.tasks.classification.Classification"
-DATA = "dropkey_cli.data.image_folder.ImageFolder"
-
 
 def help_text(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    print_help(command, task=TASK, data=DATA)
+    print_help(command)
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -26,6 +25,15 @@ def test_fit_help_explains_our_options_with_their_docstrings(capsys: pytest.Capt
     ):
         assert words in text
     assert len(text) < 10_000  # Lightning's own has several hundred lines
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_help_is_what_jsonargparse_says_of_the_imported_classes(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = help_text(command, capsys)
+    monkeypatch.setattr(help_command, "outline", import_object)
+    assert help_text(command, capsys) == text
 
 
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)

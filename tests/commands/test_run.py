@@ -17,8 +17,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
-from dropkey_cli.commands.run import checkpoint_defaults, default_precision, fill_image_options
-from dropkey_cli.errors import InputError
+from dropkey_cli.commands.run import default_precision, fill_image_options
 from dropkey_cli.models import factory
 
 ROOT = Path(__file__).parents[2]
@@ -231,27 +230,6 @@ def test_what_is_given_beats_the_checkpoint_in_test_too(trained: Path, dropkey: 
     assert dropkey("test", *best, "--data.batch_size=7").code == 0
     line = refused("test", *best, "--model.model_args={depth: 2}")
     assert "leave those options out to take the checkpoint's" in line
-
-
-DESCRIPTION: dict[str, Any] = {
-    "config": {
-        "model": {"class_path": "dropkey_cli.tasks.classification.Classification", "init_args": {"lr": 1.0}},
-        "data": {"class_path": "dropkey_cli.data.digits.Digits", "init_args": {"degrees": 3.0}},
-    }
-}
-
-
-def test_a_checkpoint_gives_model_and_data_and_to_predict_the_model() -> None:
-    assert checkpoint_defaults(DESCRIPTION, "test", []) == DESCRIPTION["config"]
-    assert checkpoint_defaults(DESCRIPTION, "predict", []) == {"model": DESCRIPTION["config"]["model"]}
-
-
-@pytest.mark.parametrize("part", ["model", "data"])
-def test_a_checkpoint_imports_only_our_classes_unasked(part: str) -> None:
-    config = {**DESCRIPTION["config"], part: {"class_path": "evil.Module"}}
-    with pytest.raises(InputError, match=rf"^the checkpoint wants the class 'evil.Module', .* add --{part} evil.Module$"):
-        checkpoint_defaults({"config": config}, "test", ["--ckpt_path=x"])
-    assert checkpoint_defaults({"config": config}, "test", [f"--{part}", "evil.Module"]) == config
 
 
 def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:

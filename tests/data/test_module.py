@@ -4,7 +4,9 @@ from typing import cast
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from PIL import Image
+from torch import Tensor
 
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
 from dropkey_cli.data.module import ImageData, default_num_workers
@@ -22,7 +24,7 @@ class Squares(ImageData):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(4, (0.0,) * 3, (1.0,) * 3, "nearest", 1.0)
+        return Preprocessing(4, (0.5,) * 3, (0.25,) * 3, "nearest", 1.0)
 
     def read_splits(self) -> None:
         self.reads += 1
@@ -73,7 +75,7 @@ def test_prediction_goes_over_all_files_and_records_unreadable_ones(tmp_path: Pa
     assert batch["label"].tolist() == [-1, -1]
     assert "cannot identify image file" in batch["error"][0]
     assert batch["error"][1] == ""
-    assert batch["image"].mean(dim=(1, 2, 3)).tolist() == [0.0, 1.0]
+    assert [set(image.flatten().tolist()) for image in batch["image"]] == [{0}, {255}]
 
 
 def test_prediction_without_a_path_says_what_to_give() -> None:
@@ -81,6 +83,56 @@ def test_prediction_without_a_path_says_what_to_give() -> None:
         Squares().predict_dataloader()
     with pytest.raises(InputError, match=r"'nowhere' does not exist"):
         Squares("nowhere").predict_dataloader()
+
+
+class Seen(LightningModule):
+    """Keeps the batches that each kind of step gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: dict[str, list[Batch]] = {"training": [], "validation": [], "test": [], "predict": []}
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        self.batches["training"].append(batch)
+        return self.weight * 1
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.batches["validation"].append(batch)
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        self.batches["test"].append(batch)
+
+    def predict_step(self, batch: Batch, _: int) -> Tensor:
+        self.batches["predict"].append(batch)
+        return batch["index"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)]
+)
+def test_every_step_gets_normalised_images_in_the_runs_precision(precision: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "nine.png")
+    data, model = Squares(str(tmp_path)), Seen()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, precision=precision, max_epochs=1, **quiet)  # type: ignore[arg-type]  # names
+    trainer.fit(model, data)
+    data.splits["test"] = data.splits["val"]
+    trainer.test(model, data, verbose=False)
+    trainer.predict(model, data, return_predictions=False)
+    for stage, images in (("training", range(10)), ("validation", range(4)), ("test", range(4)), ("predict", [9])):
+        batches = model.batches[stage]
+        seen = {int(index): image for batch in batches for index, image in zip(batch["index"], batch["image"], strict=True)}
+        assert sorted(seen) == list(range(len(images)))
+        for index, number in enumerate(images):
+            assert seen[index].dtype == dtype
+            expected = torch.full((3, 4, 4), (number / 255 - 0.5) / 0.25)
+            torch.testing.assert_close(seen[index].float(), expected, atol=1e-6, rtol=8e-3 if dtype == torch.bfloat16 else 1e-6)
+        assert all(isinstance(path, str) for batch in batches for path in batch["path"])
 
 
 def test_workers_persist_only_where_there_are_any() -> None:

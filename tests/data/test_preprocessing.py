@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
 from dropkey_cli.errors import InputError
@@ -20,12 +21,18 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def model_input(image: Image.Image, plain: Preprocessing) -> torch.Tensor:
+    """What a model sees of one image in evaluation."""
+    return plain.normalize(eval_transform(plain)(image)[None])[0]
+
+
 def test_eval_transform_equals_resize_crop_and_normalise_by_hand() -> None:
     image = noise(60, 40)
     resized = image.resize((30, 20), Image.Resampling.BICUBIC)  # shorter side 16 / 0.8
     cropped = np.asarray(resized.crop((7, 2, 23, 18)), dtype=np.float64) / 255
     expected = ((cropped - MEAN) / STD).transpose(2, 0, 1)
-    transformed = eval_transform(preprocessing())(image)
+    assert eval_transform(preprocessing())(image).dtype == torch.uint8
+    transformed = model_input(image, preprocessing())
     assert transformed.shape == (3, 16, 16)
     assert transformed.dtype == torch.float32
     np.testing.assert_allclose(transformed.numpy(), expected, atol=1e-5)
@@ -33,9 +40,26 @@ def test_eval_transform_equals_resize_crop_and_normalise_by_hand() -> None:
 
 def test_eval_transform_leaves_an_image_of_the_right_size_as_it_is() -> None:
     image = noise(16, 16)
-    plain = preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0)
-    transformed = eval_transform(plain)(image)
-    np.testing.assert_allclose(transformed.numpy().transpose(1, 2, 0) * 255, np.asarray(image), atol=1e-4)
+    transformed = eval_transform(preprocessing(crop_pct=1.0))(image)
+    np.testing.assert_array_equal(transformed.numpy().transpose(1, 2, 0), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(MEAN, STD), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)],
+)
+@pytest.mark.parametrize("size", [16, 13])  # all 256 values of every channel, and rows that are not a multiple of anything
+def test_normalized_batch_is_bitwise_what_timm_makes_of_each_image(
+    mean: tuple[float, ...], std: tuple[float, ...], size: int
+) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    images = [noise(40, 30), Image.fromarray(np.stack([values, values.T, values[::-1]], axis=-1))]
+    plain = preprocessing(mean=mean, std=std, image_size=size, crop_pct=1.0)
+    theirs = create_transform(size, is_training=False, interpolation="bicubic", mean=mean, std=std, crop_pct=1.0)
+    batch = torch.stack([eval_transform(plain)(image) for image in images])
+    before = batch.clone()
+    assert torch.equal(plain.normalize(batch), torch.stack([theirs(image) for image in images]))
+    assert torch.equal(batch, before)
 
 
 def test_train_transform_flips_and_crops_only_as_told() -> None:
@@ -49,8 +73,8 @@ def test_train_transform_flips_and_crops_only_as_told() -> None:
 
 def test_train_transform_uses_the_interpolation_of_the_model() -> None:
     two_colours = Image.fromarray(np.kron(np.eye(2, dtype=np.uint8) * 255, np.ones((4, 4), np.uint8))).convert("RGB")
-    plain = preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest")
-    assert set(train_transform(plain)(two_colours).flatten().tolist()) <= {0.0, 1.0}
+    plain = preprocessing(interpolation="nearest")
+    assert set(train_transform(plain)(two_colours).flatten().tolist()) <= {0, 255}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +102,7 @@ def test_train_transform_refuses_values_that_cannot_work() -> None:
 def test_squash_keeps_the_whole_of_an_oblong_image() -> None:
     image = Image.new("RGB", (32, 16), "black")
     image.paste((255, 255, 255), (0, 0, 4, 16))  # the left eighth, which a centre crop loses
-    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}
-    assert eval_transform(preprocessing(**plain, crop_mode="center"))(image).max() == 0
-    assert eval_transform(preprocessing(**plain, crop_mode="squash"))(image).max() == 1
+    assert eval_transform(preprocessing(crop_pct=1.0, crop_mode="center"))(image).max() == 0
+    assert eval_transform(preprocessing(crop_pct=1.0, crop_mode="squash"))(image).max() == 255
     with pytest.raises(InputError, match="'middle'; expected one of center, squash, border"):
         preprocessing(crop_mode="middle")

@@ -108,6 +108,23 @@ def test_list_images_searches_sub_folders_in_order(tmp_path: Path) -> None:
     assert list_images(tmp_path) == [str(path) for path in expected]
 
 
+def test_list_images_sorts_as_paths_do_and_leaves_the_current_folder_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a.png", "a/z.png", "a-b/c.png", "a b.png", "B.png", "a/b/c.png", "b/10.png", "b/9.png", "é.png", "a/b.png"]
+    for name in names:
+        save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert list_images(".") == [str(path) for path in sorted(map(Path, names))]
+
+
+def test_list_images_goes_around_no_circle(tmp_path: Path) -> None:
+    save(tmp_path / "a/b/1.png")
+    (tmp_path / "a/b/up").symlink_to(tmp_path / "a")
+    (tmp_path / "a/b/here").symlink_to(tmp_path / "a/b")
+    assert list_images(tmp_path) == [str(tmp_path / "a/b/1.png")]
+
+
 def test_list_images_follows_links_to_folders(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere/a.png")
     (tmp_path / "root").mkdir()

@@ -1,15 +1,24 @@
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.data.dataset import Example
+from dropkey_cli.data.digits import Digits
 from dropkey_cli.data.preprocessing import Preprocessing
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
@@ -60,7 +69,8 @@ def task(cls: type[Classification] = Classification, **options: Any) -> Classifi
 
 def trainer(**options: Any) -> Trainer:  # noqa: ANN401 - any option
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(accelerator="cpu", devices=1, **{**quiet, "max_epochs": 1, "num_sanity_val_steps": 0, **options})
+    defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
+    return Trainer(**{**quiet, **defaults, **options})
 
 
 def random_data(num_images: int = 8, **options: int) -> Images:
@@ -130,6 +140,97 @@ def test_label_smoothing_is_in_the_training_loss_only() -> None:
     smooth = 0.8 * plain - 0.2 * log_p.mean()
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(float(smooth), abs=1e-6)
     assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(plain), abs=1e-6)
+
+
+class EpochEnds(Callback):
+    """Keeps the metrics as callbacks and loggers see them when an epoch of training ends."""
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+@pytest.mark.parametrize("interval", [1, 2, 50])
+def test_training_metrics_are_those_of_the_whole_epoch_whatever_the_interval(interval: int) -> None:
+    logits, labels = torch.randn(18, 10), torch.randint(0, 10, (18,))
+    ends = EpochEnds()
+    run = trainer(callbacks=[ends], log_every_n_steps=interval, max_epochs=2, limit_val_batches=0)
+    run.fit(task(Reader, label_smoothing=0.0, dropkey=None), Images(logits_as_images(logits), labels))
+    accuracy = accuracy_score(labels.numpy(), logits.argmax(1).numpy())
+    last_loss = log_loss(labels[16:].numpy(), logits[16:].softmax(1).numpy(), labels=range(10))  # four batches of 4, one of 2
+    assert ends.metrics == [{"train/loss": pytest.approx(last_loss, abs=1e-6), "train/acc1": pytest.approx(accuracy)}] * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_a_run_that_ends_within_an_epoch_has_its_metrics() -> None:
+    logits, labels = torch.randn(12, 10), torch.randint(0, 10, (12,))
+    ends = EpochEnds()
+    run = trainer(callbacks=[ends], max_epochs=-1, max_steps=2, limit_val_batches=0)
+    run.fit(task(Reader, dropkey=None), Images(logits_as_images(logits), labels))
+    accuracy = accuracy_score(labels[:8].numpy(), logits[:8].argmax(1).numpy())
+    assert [metrics["train/acc1"] for metrics in ends.metrics] == [pytest.approx(accuracy)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_out_of_range_is_an_error(label: int) -> None:
+    with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+        trainer().fit(task(), Images(torch.randn(4, 3, SIZE, SIZE), torch.tensor([0, label, 1, 2])))
+
+
+class Reads(TorchDispatchMode):
+    """Notes the step of every operator that makes the host wait for a device, since it must know the result to go on."""
+
+    WAITING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "masked_select",
+        "equal",
+        "bincount",
+    )
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.trainer = trainer
+        self.steps: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's
+        if func.overloadpacket.__name__ in self.WAITING and self.trainer.fit_loop.epoch_loop.batch_idx >= 0:
+            self.steps.add(self.trainer.global_step)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
+    callbacks = [BatchSeeds(0), DropRatioMonitor(), ProgressLines()]
+    run = trainer(callbacks=callbacks, logger=CSVLogger(tmp_path), log_every_n_steps=3, limit_val_batches=0)
+    with Reads(run) as reads:
+        run.fit(task(), random_data(32, batch_size=4))
+    assert reads.steps == {3, 6, 8}  # the interval, and where the epoch ends
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_no_step_waits_for_the_gpu() -> None:
+    class Strict(Callback):
+        """Makes it an error to wait for the GPU, but in the first step and in those that log."""
+
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            logs = (trainer.global_step + 1) % 5 == 0 or trainer.is_last_batch
+            torch.cuda.set_sync_debug_mode("default" if logs or trainer.global_step == 0 else "error")
+
+        def on_train_end(self, *_: object) -> None:
+            torch.cuda.set_sync_debug_mode("default")
+
+    callbacks = [Strict(), BatchSeeds(0), DropRatioMonitor(), ProgressLines()]
+    options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
+    trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(), Digits(image_size=SIZE))
 
 
 def test_predictions_are_probabilities_in_float32() -> None:
@@ -247,6 +348,24 @@ def test_values_out_of_range_are_refused(name: str, values: list[float]) -> None
             Classification(**{name: value})  # type: ignore[arg-type]  # one number
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_adamw_runs_as_one_kernel() -> None:
+    run = trainer(limit_val_batches=0)
+    run.fit(task(), random_data())
+    assert [group["fused"] for group in run.optimizers[0].param_groups] == [True] * len(run.optimizers[0].param_groups)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"),
+    [("cuda", "bf16-mixed", True), ("mps", "32-true", True), ("cuda", "16-mixed", False), ("xla", "32-true", False)],
+)
+def test_adamw_stays_as_it_was_where_lightning_or_torch_lacks_the_kernel(device: str, precision: str, fused: bool) -> None:
+    model = task()
+    given: Any = SimpleNamespace(precision=precision, strategy=SimpleNamespace(root_device=torch.device(device)))
+    model.__dict__["_trainer"] = given
+    assert model.fused == fused
+
+
 # The network
 
 
@@ -293,3 +412,34 @@ def test_weights_of_another_network_are_refused_in_a_sentence() -> None:
         model.on_load_checkpoint(saved)
     with pytest.raises(InputError, match="this checkpoint was not written by dropkey"):
         model.on_load_checkpoint({"state_dict": {}})
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Counts the graphs that would be compiled; they run as they are, so that no test waits for a C++ compiler."""
+    counter = CompileCounter()
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend=counter, fullgraph=True))
+    torch._dynamo.reset()
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_a_compiled_run_has_one_graph_for_training_and_one_for_validation(compiled: CompileCounter) -> None:
+    model, plain = task(compile=True, lr=1e-3), task(lr=1e-3)
+    for module in (model, plain):
+        torch.manual_seed(0)
+        trainer(max_epochs=2, callbacks=[BatchSeeds(0)]).fit(module, random_data(14))  # batches of 4, 4, 4 and 2
+    assert compiled.frame_count == 2
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+    assert dict(model.plan_lines())["compile"].startswith("the first step")
+    assert "compile" not in dict(plain.plan_lines())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_only_a_fit_compiles(compiled: CompileCounter) -> None:
+    trainer().validate(task(compile=True), random_data(), verbose=False)
+    assert compiled.frame_count == 0

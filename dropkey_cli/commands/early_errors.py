@@ -1,0 +1,101 @@
+"""Refuses what is wrong with a command line or a config before torch and Lightning are imported, which takes seconds.
+
+Only what is certainly wrong is refused here, in the words of config_errors; the parser looks at everything once more.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
+from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
+from dropkey_cli.errors import InputError, did_you_mean
+
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+_NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}  # of Trainer.fit and the like
+_OF_A_CLASS = {"class_path", "init_args", "dict_kwargs"}
+
+
+def check_early(command: str, words: list[str]) -> None:
+    """Refuse missing files, broken YAML, unknown options and options without a value.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: Its options.
+
+    Raises:
+        InputError: If something is wrong for sure.
+    """
+    words = configs_first(words)
+    names = [_name(word) for word in words]
+    if any(name.endswith("help_all") or name.endswith(".help") for name in names):
+        return  # these are answered before anything is refused
+    paths = [path for name, path in zip(names, words[1:], strict=False) if name == "config"]
+    configs = [read_config(path) for path in paths if _is_file(path)]
+    checkpoint = asked_checkpoint(command, words)
+    # What a checkpoint, standard input or a pipe says may name other classes
+    all_read = len(configs) == len(paths) and checkpoint is None
+    parts = {part for part in ("model", "data") if all_read and _is_default_class(part, names, configs)}
+    known = known_options(command)
+    for word, value in zip(words, [*words[1:], "--"], strict=False):
+        if word.removeprefix("--") in known - {"print_config"} and value.startswith("--"):
+            raise InputError(f"{word}: expected one argument; write it as --option value")
+    for name in (*filter(None, names), *(key for config in configs for key in _keys(config))):
+        if _is_unknown(name, known, {"trainer", *parts}):
+            raise InputError(f"unknown option --{name}{did_you_mean(name, known)}")
+
+
+def known_options(command: str) -> set[str]:
+    """The options of a command, with those of its default classes."""
+    options = {"config", "print_config", "seed_everything", "num_threads", "name", "trainer", "model", "data"}
+    options |= {"output", "top_k"} if command == "predict" else set()
+    options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
+    options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}
+    options |= {f"model.{name}" for name in constructor_options(outline(DEFAULT_TASK))}
+    return options | {f"data.{name}" for name in constructor_options(outline(DEFAULT_DATA))}
+
+
+def _name(word: str) -> str:
+    """The option that a word is; empty if it is none."""
+    return word[2:].partition("=")[0].removesuffix("+") if word.startswith("--") else ""
+
+
+def _is_file(given: str) -> bool:
+    """Whether a --config can be read more than once; the parser takes a pipe, - and YAML itself, too."""
+    path = os.path.join(os.getcwd(), os.path.expanduser(given))
+    if os.path.isdir(path) or not (os.path.exists(path) or given == "-" or set(given) & set(":{[")):
+        raise InputError(f"--config {path!r} {'is not a file' if os.path.isdir(path) else 'does not exist'}: check the path")
+    return os.path.isfile(path)
+
+
+def _is_default_class(part: str, names: list[str], configs: list[dict[Any, Any]]) -> bool:
+    sections = [config[part] for config in configs if part in config]
+    plain = all(isinstance(section, dict) and not _OF_A_CLASS & section.keys() for section in sections)
+    return plain and not {part, *(f"{part}.{key}" for key in _OF_A_CLASS)} & set(names)
+
+
+def _keys(config: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of what a config sets; other keys than words are the parser's to refuse."""
+    for key, value in config.items():
+        if isinstance(key, str) and isinstance(value, dict) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        elif isinstance(key, str):
+            yield prefix + key.removesuffix("+")
+
+
+def _is_unknown(name: str, known: set[str], parts: set[str]) -> bool:
+    """Whether a name is an option of nothing.
+
+    Args:
+        name: Dotted, e.g. model.dropkey.ratio.
+        known: All options there are, if no other class than the default ones is asked for.
+        parts: The parts whose class is known.
+    """
+    part, *rest = name.split(".")
+    if part not in known:
+        return True
+    if part not in parts or not rest or _OF_A_CLASS & set(rest):
+        return False
+    nested = {option.rpartition(".")[0] for option in known if option.count(".") > 1}  # model.dropkey
+    return f"{part}.{rest[0]}" not in known or (len(rest) == 2 and name.rpartition(".")[0] in nested and name not in known)

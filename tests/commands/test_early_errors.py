@@ -1,0 +1,133 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dropkey_cli.cli import TRAINER_COMMANDS
+from dropkey_cli.commands.early_errors import check_early, known_options
+from dropkey_cli.commands.run import RunCLI, run
+from dropkey_cli.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def write(content: str) -> tuple[str, str]:
+    Path("c.yaml").write_text(content)
+    return "--config", "c.yaml"
+
+
+class Seen(Exception):
+    """Ends a run whose parser has been looked at."""
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_known_options_are_those_of_the_parser(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers: list[Any] = []
+
+    def look(self: RunCLI, parser: object, args: object) -> None:
+        parsers.append(self._subcommand_parsers[command])
+        raise Seen
+
+    monkeypatch.setattr(RunCLI, "parse_arguments", look)
+    with pytest.raises(Seen):
+        run(command, [])
+    names = {action.dest for action in parsers[0]._actions if not action.dest.endswith("help")}
+    known = known_options(command)
+    assert {name for name in known if not name.startswith(("model.", "data."))} == names
+
+
+WRONG = [
+    ["--nmae", "x"],
+    ["--modle.lr=1"],
+    ["--trainer.max_epoch", "3"],
+    ["--model.lrr", "1"],
+    ["--model.dropkey.ratoi", "0.2"],
+    ["--data.batchsize", "3"],
+    ["--trainer.max_epochs"],
+    ["--trainer.callbacks", "--name", "x"],
+    ["--config", "nowhere.yaml"],
+    ["--config", "."],
+    ["--config"],
+    ["--ckpt_path", "nowhere"],
+]
+WRONG_CONFIGS = [
+    "trainr: {max_epochs: 3}",
+    "trainer: {max_epoch: 3}",
+    "model: {lrr: 3}",
+    "model: {dropkey: {raito: 0.2}}",
+    "data: {batchsize: 3}",
+    "lr: 1",
+    "model: [1, 2\ntrainer: x",
+    "- 1",
+    "ckpt_path: 3",
+]
+
+
+@pytest.mark.parametrize("words", [*WRONG, *WRONG_CONFIGS], ids=str)
+def test_the_parser_says_the_same_when_it_comes_to_it(words: list[str] | str) -> None:
+    given = list(write(words)) if isinstance(words, str) else words
+    with pytest.raises(InputError, match=r"\w") as early:
+        check_early("fit", given)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(early.value))}$"):
+        run("fit", given)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--model", "my.Model", "--model.width", "3"],
+        ["--model=my.Model", "--model.dropkey.width", "3"],
+        ["--model.class_path", "my.Model", "--model.init_args.width", "3"],
+        ["--data", "my.Data", "--data.width=3"],
+        ["--model", "model.yaml", "--model.width", "3"],
+        ["--trainer", "trainer.yaml", "--trainer.logger.save_dir", "x"],
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patience=3"],
+        ["--model.model_args.depth", "3", "--model.dropkey.class_path", "my.Settings"],
+        ["--nmae", "x", "--help_all"],
+        ["--model.help", "my.Model"],
+        ["--trainer.max_steps", "-1", "--print_config"],
+        ["--config", "{model: {width: 3}}"],
+        ["--config", "-", "--model.width", "3"],
+        ["stray", "-x"],
+    ],
+    ids=" ".join,
+)
+def test_what_the_parser_may_accept_is_left_to_it(words: list[str]) -> None:
+    check_early("fit", words)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "model: {class_path: my.Model, init_args: {width: 3}}",
+        "model: my.Model",
+        "model: null",
+        "data: {class_path: my.Data}\ntrainer: {callbacks: [{class_path: x}], logger: {class_path: x, init_args: {}}}",
+        "model: {model_args: {depth: 3}, dropkey: {class_path: my.Settings, init_args: {width: 3}}}",
+        "model: {dropkey: null}\ntrainer: {callbacks+: [x]}",
+        "3: 4",
+    ],
+)
+def test_a_config_that_the_parser_may_accept_is_left_to_it(content: str) -> None:
+    check_early("fit", [*write(content), *(["--model.width=3"] if "my.Model" in content else [])])
+
+
+def test_classes_of_a_checkpoint_are_left_to_the_parser() -> None:
+    Path("a.ckpt").touch()
+    check_early("predict", ["--ckpt_path", "a.ckpt", "--model.width", "3", "--data.depth", "3"])
+    with pytest.raises(InputError, match=r"unknown option --modle\.width"):
+        check_early("predict", ["--ckpt_path", "a.ckpt", "--modle.width", "3"])
+    with pytest.raises(InputError, match="no checkpoint given"):
+        check_early("predict", [])
+
+
+def test_configs_of_the_repository_pass() -> None:
+    for config in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+        check_early("fit", ["--config", str(config)])

@@ -1,7 +1,9 @@
 """A benchmark's outcome as tables for people, which Markdown can take as they are, and as JSON for programs."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.table import Table
 from dropkey_cli.benchmark.attention import AttentionRow, Skipped
 from dropkey_cli.benchmark.step import StepRow
 from dropkey_cli.benchmark.timing import Quartiles, quartiles
+from dropkey_cli.errors import InputError
 
 MEBIBYTE = 2**20
 NOTES = {
@@ -48,6 +51,22 @@ def to_json(row: AttentionRow | StepRow) -> dict[str, object]:
     figures = asdict(row) | {"ratio": row.ratio._asdict()}
     times = {name: quartiles(samples)._asdict() for name, samples in figures.items() if name.endswith("seconds")}
     return figures | {f"{name}_quartiles": spread for name, spread in times.items()}
+
+
+def check_json(path: str | None) -> None:
+    """Refuse a file that could not be written when all is measured.
+
+    Raises:
+        InputError: If its folder does not exist, or it is a folder.
+    """
+    if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+        raise InputError(f"--json {path!r} cannot be written: give a file in a folder that exists")
+
+
+def write_json(path: str | None, report: Mapping[str, object]) -> None:
+    """Write a report, if a file is asked for."""
+    if path is not None:
+        Path(path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:

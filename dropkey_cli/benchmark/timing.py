@@ -92,7 +92,7 @@ def interleave(calls: Mapping[str, Call], clock: Clock, *, rounds: int, seed: in
     repetitions = {}
     for name, call in calls.items():
         call(0)
-        repetitions[name] = math.ceil(SAMPLE_SECONDS / max(clock(partial(call, 1)), 1e-6))
+        repetitions[name] = _repetitions(call, clock)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffler = list(calls), random.Random(seed)
     for number in range(rounds):
@@ -102,14 +102,23 @@ def interleave(calls: Mapping[str, Call], clock: Clock, *, rounds: int, seed: in
     return samples
 
 
-def _sample(call: Call, clock: Clock, number: int, repetitions: int) -> float:
-    def work() -> None:
-        for repetition in range(repetitions):
-            call(number + repetition)
+def _repetitions(call: Call, clock: Clock) -> int:
+    """So many that a sample is long enough; a clock that ticks rarely (Windows' CPU time: 16 ms) sees none of a short call."""
+    repetitions = 1
+    while (seconds := clock(partial(_repeat, call, 1, repetitions))) < SAMPLE_SECONDS / 10:
+        repetitions *= 2
+    return math.ceil(SAMPLE_SECONDS * repetitions / seconds)
 
+
+def _repeat(call: Call, first: int, repetitions: int) -> None:
+    for repetition in range(repetitions):
+        call(first + repetition)
+
+
+def _sample(call: Call, clock: Clock, number: int, repetitions: int) -> float:
     gc.collect(1)  # what is new; a whole collection takes longer than the sample
     gc.disable()  # else a collection falls into some samples
     try:
-        return clock(work) / repetitions
+        return clock(partial(_repeat, call, number, repetitions)) / repetitions
     finally:
         gc.enable()

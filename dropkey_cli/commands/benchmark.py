@@ -1,9 +1,7 @@
 """``dropkey benchmark``: what DropKey costs on this machine, in time and memory, beside attention without it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from dropkey_cli.benchmark.attention import CPU_SHAPES, GPU_SHAPES, AttentionRow, Shape, Skipped, measure_attention
 from dropkey_cli.benchmark.machine import describe_machine
-from dropkey_cli.benchmark.report import notes, print_table, skipped_lines, to_json
+from dropkey_cli.benchmark.report import check_json, notes, print_table, skipped_lines, to_json, write_json
 from dropkey_cli.benchmark.settings import BenchmarkSettings, Precision, find_device, find_precision, memory_hint
 from dropkey_cli.benchmark.step import Network, StepRow, measure_steps
 from dropkey_cli.benchmark.timing import clock_for
@@ -48,10 +46,10 @@ def benchmark(words: list[str]) -> None:
     Raises:
         InputError: If an option is wrong, the device lacks what is asked for, or memory runs out.
     """
-    if words[:1] == ["--fit"]:
+    if "--fit" in words:
         from dropkey_cli.commands.benchmark_fit import benchmark_fit
 
-        benchmark_fit(words[1:])
+        benchmark_fit([word for word in words if word != "--fit"])
         return
     options = _parser().parse_args(words)
     settings = _settings(options)
@@ -64,8 +62,7 @@ def benchmark(words: list[str]) -> None:
         report["tables"].append(_plain(measured))
         skipped += measured.skipped
     print("", *notes(measured.rows), *skipped_lines(skipped), sep="\n")
-    if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(options.json, report)
 
 
 def _attention(options: Namespace, settings: BenchmarkSettings) -> Iterator[Measured]:
@@ -108,11 +105,14 @@ def _check(options: Namespace) -> None:
         raise InputError("--image_size and --model_args are for a model's training step: give --model NAME, or leave them out")
     if options.model is not None and options.shapes is not None:
         raise InputError("--shapes are for the table of attention alone: leave out --shapes or --model")
+    if options.shapes == []:
+        raise InputError("--shapes is empty: give e.g. --shapes '[[8, 12, 197, 64]]', or leave it out")
+    if options.model is not None:
+        image_config(options.model)  # an unknown name is refused before anything is printed
     check_ratio("ratio", options.ratio)
     if options.ratio == 0:
         raise InputError("ratio 0.0 drops nothing, and that is the first row anyway: give more, e.g. --ratio 0.1")
-    if options.json is not None and (not Path(options.json).absolute().parent.is_dir() or Path(options.json).is_dir()):
-        raise InputError(f"--json {options.json!r} cannot be written: give a file in a folder that exists")
+    check_json(options.json)
 
 
 def _describe(settings: BenchmarkSettings) -> dict[str, str]:
@@ -136,6 +136,9 @@ def _plain(measured: Measured) -> dict[str, Any]:
 def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="dropkey benchmark", description=DESCRIPTION)
     parser.add_argument("--model", type=str | None, help="timm's name of a network: time its training step instead.")
+    parser.add_argument(
+        "--fit", action="store_true", help="Time a training run, with the options of dropkey fit; see --fit --help."
+    )
     parser.add_argument("--batch_size", type=PositiveInt | None, help="Images per step, or B of every shape.")
     parser.add_argument("--image_size", type=PositiveInt | None, help="With --model: image height and width in pixels.")
     parser.add_argument("--model_args", type=dict[str, Any] | None, help="With --model: further constructor arguments.")

@@ -1,6 +1,6 @@
 """``dropkey benchmark --fit``: how fast a training run is on this machine, and where its time goes."""
 
-import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,12 +14,14 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import Profiler
 from torchmetrics import Metric, MetricCollection
 
 from dropkey_cli.benchmark.machine import describe_machine
+from dropkey_cli.benchmark.report import check_json, write_json
 from dropkey_cli.commands.run import RunCLI, run
 from dropkey_cli.errors import InputError
 
@@ -47,8 +49,9 @@ START_PARTS = {
 HELP = """\
 usage: dropkey benchmark --fit [--steps N] [--warmup N] [--json FILE] OPTIONS
 
-Train for a few steps with the OPTIONS of dropkey fit, without validation, checkpoints or a run folder. Prints images per
-second, the parts of a step, and the seconds from the command to the first step. dropkey fit --help lists the options.
+Train for a few steps with the OPTIONS of dropkey fit, without validation, early stopping, checkpoints or a run folder. Prints
+images per second, the parts of a step, and the seconds from the command to the first step. --steps (default 50) are rounded up
+to whole logging intervals (--trainer.log_every_n_steps); --warmup (default 5) come before. dropkey fit --help lists OPTIONS.
 """
 
 
@@ -74,7 +77,7 @@ class PartTimes(Profiler):
     def stop(self, action_name: str) -> None:
         """Leave it."""
         self._charge()
-        self._actions.remove(action_name)
+        self._actions.pop()
 
     def take(self) -> dict[str, float]:
         """The seconds in each action since the last call; "" is what lay outside of all."""
@@ -103,7 +106,7 @@ class StepTimes(Callback):
         self.warmup = warmup
         self.window = window
         self.num_steps = warmup + 2 * window
-        self.before = time.process_time()
+        self.before = process_seconds()
         self.profiler = PartTimes()
         self.start: dict[str, float] = {}
         self.parts: dict[str, float] = {}
@@ -154,9 +157,10 @@ class StepTimes(Callback):
                 f"the run ended after {self._step} of {self.num_steps} steps: leave out what limits it, or give fewer --steps"
             )
         parts = part_seconds(self.parts, STEP_PARTS, rest="Lightning's loop")
+        assert all(parts[part] for part in ("forward", "backward", "optimizer")), "Lightning has other names for these actions"
         total = sum(parts.values())
         shares = {part: seconds / total for part, seconds in parts.items()}
-        start = {"imports and options (CPU time)": self.before}
+        start = {"imports and options": self.before}
         start |= part_seconds(self.start, START_PARTS, rest="the rest")
         return {
             "images_per_second": self.images / self.seconds,
@@ -199,9 +203,14 @@ class TimedFit(RunCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
-        if options.json is not None and (not Path(options.json).absolute().parent.is_dir() or Path(options.json).is_dir()):
-            raise InputError(f"--json {options.json!r} cannot be written: give a file in a folder that exists")
-        self.times = StepTimes(options.warmup, max(1, options.steps // 2))
+        check_json(options.json)
+        if config.get("fast_dev_run"):
+            raise InputError("--trainer.fast_dev_run ends before there is anything to time: leave it out")
+        window, interval = max(1, options.steps // 2), config["log_every_n_steps"] or 1
+        self.times = StepTimes(options.warmup, -(-window // interval) * interval)  # whole intervals: a part of logging is rare
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        config["callbacks"] = [callback for callback in given if not isinstance(callback, EarlyStopping | Checkpoint)]
         config |= {"max_epochs": -1, "max_steps": self.times.num_steps, "limit_val_batches": 0, "num_sanity_val_steps": 0}
         config |= {"enable_checkpointing": False, "profiler": self.times.profiler}
         return super()._instantiate_trainer(config, [*callbacks, self.times])
@@ -211,9 +220,7 @@ class TimedFit(RunCLI):
         if self.trainer.is_global_zero:
             report = {"machine": describe_machine(self.trainer.strategy.root_device), **self.times.report()}
             print_report(report)
-            path = self.config_init[self.command].json
-            if path is not None:
-                Path(path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_json(self.config_init[self.command].json, report)
 
 
 def benchmark_fit(words: list[str]) -> None:
@@ -230,6 +237,17 @@ def benchmark_fit(words: list[str]) -> None:
         return
     with TemporaryDirectory() as folder:
         run("fit", words, cli=partial(TimedFit, folder=folder))
+
+
+def process_seconds() -> float:
+    """Seconds since this process began; where that is not known, its CPU time."""
+    try:
+        began = int(
+            Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )  # in ticks since the boot
+        return float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - began / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return time.process_time()
 
 
 def part_seconds(actions: Mapping[str, float], parts: Mapping[str, tuple[str, ...]], *, rest: str) -> dict[str, float]:

@@ -39,7 +39,7 @@ def check_early(command: str, words: list[str]) -> None:
     parts = {part for part in ("model", "data") if all_read and _is_default_class(part, names, configs)}
     known = known_options(command)
     for word, value in zip(words, [*words[1:], "--"], strict=False):
-        if word.removeprefix("--") in known - {"print_config"} and value.startswith("--"):
+        if word.startswith("--") and word[2:] in known - {"print_config"} and value.startswith("--"):
             raise InputError(f"{word}: expected one argument; write it as --option value")
     for name in (*filter(None, names), *(key for config in configs for key in _keys(config))):
         if _is_unknown(name, known, {"trainer", *parts}):
@@ -98,4 +98,4 @@ def _is_unknown(name: str, known: set[str], parts: set[str]) -> bool:
     if part not in parts or not rest or _OF_A_CLASS & set(rest):
         return False
     nested = {option.rpartition(".")[0] for option in known if option.count(".") > 1}  # model.dropkey
-    return f"{part}.{rest[0]}" not in known or (len(rest) == 2 and name.rpartition(".")[0] in nested and name not in known)
+    return f"{part}.{rest[0]}" not in known or (name.rpartition(".")[0] in nested and name not in known)

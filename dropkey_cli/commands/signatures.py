@@ -56,11 +56,15 @@ def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
     assert spec is not None and spec.submodule_search_locations is not None, f"{package} is no package"
     file = Path(spec.submodule_search_locations[0], *inner).with_suffix(".py")
     module = ast.parse(file.read_text(encoding="utf-8"))
-    return file, module, next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name)
+    found = next((node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    assert found is not None, f"{file} defines no class {name}"
+    return file, module, found
 
 
 def _method(cls: ast.ClassDef, name: str) -> ast.FunctionDef:
-    return next(node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    found = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+    assert found is not None, f"class {cls.name} defines no {name} of its own"
+    return found
 
 
 def _imports_of(constructor: ast.FunctionDef, module: ast.Module) -> Iterator[ast.stmt]:

@@ -89,6 +89,7 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
         preprocessing.image_size,
         is_training=False,
         interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,  # the colour of a border
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
         normalize=False,

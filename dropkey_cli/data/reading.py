@@ -121,13 +121,20 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
         return
     for entry in sorted(known, key=lambda entry: os.path.normcase(entry.name)):
         path = os.path.join(folder, entry.name)
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(path, seen)
         else:
             yield path
 
 
 def _is_wanted(entry: os.DirEntry[str], seen: set[str]) -> bool:
-    if not entry.is_dir():
+    if not _is_folder(entry):
         return is_image_file(entry.name)
     return not entry.name.startswith(".") and os.path.realpath(entry.path) not in seen  # a link can lead back up
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where one may not look
+        return False

@@ -1,7 +1,7 @@
 """Attention that drops keys before the softmax (arXiv:2208.02646, equations 13 and 14): picks the backend."""
 
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,8 +57,10 @@ def dropkey_attention(
         (B, H, N, D). A query that lost every key gives 0 and gets gradient 0.
 
     Raises:
-        InputError: If ``backend`` is triton and cannot take the call.
+        InputError: If ``backend`` is none of these, or is triton and cannot take the call.
     """
+    if backend not in get_args(Backend):
+        raise InputError(f"backend {backend!r} is not known: give one of {', '.join(get_args(Backend))}")
     if isinstance(ratio, float | int) and ratio == 0:
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     kernels = _triton(

@@ -54,6 +54,13 @@ def layer_mask(
     return mask.repeat_interleave(shared_heads, -3) if shared_heads > 1 else mask
 
 
+def logits_shape(q: Tensor, k: Tensor, *, enable_gqa: bool = False) -> tuple[int, ...]:
+    """Shape of the logits of queries (…, N, D) and keys (…, S, D), whose leading axes broadcast: (…, N, S)."""
+    leading = (*k.shape[:-3], q.shape[-3]) if enable_gqa else k.shape[:-2]
+    samples_and_heads: torch.Size = torch.broadcast_shapes(q.shape[:-2], leading)  # type: ignore[no-untyped-call]
+    return (*samples_and_heads, q.shape[-2], k.shape[-2])
+
+
 def additive(forbidden: Tensor, dtype: torch.dtype) -> Tensor:
     """0, and minus infinity where ``forbidden`` is True."""
     # -2^7 has the bits of bfloat16's -inf: integer arithmetic takes a third of the time of a masked fill, on a CPU

@@ -121,7 +121,7 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
     if isinstance(seed, Tensor):
-        return seed.to(torch.int64)
+        return seed.to(device=device, dtype=torch.int64)
     return torch.tensor((int(seed) + 2**63) % 2**64 - 2**63, device=device)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.backends.sdpa import logits_shape
+from dropkey_cli.method.layer_mask import logits_shape
 
 Function = Literal["sdpa", "softmax", "multi_head_attention_forward"]
 

@@ -79,6 +79,7 @@ class Classification(LightningModule):
         self.network: nn.Module | None = None
         self.dropkey_plan: DropKeyPlan | None = None
         self.metrics = nn.ModuleDict()
+        self._epoch_logged = -1
 
     def configure_model(self) -> None:
         """Build the network for the data's classes and image size, and patch DropKey in."""
@@ -139,8 +140,6 @@ class Classification(LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
-        if training and not self._is_logging_step:
-            return loss
         # Without prog_bar, for which Lightning would read the values at every step and wait for the device
         self.log(
             f"{stage}/loss",
@@ -150,15 +149,10 @@ class Classification(LightningModule):
             batch_size=len(labels),
             sync_dist=not training,
         )
-        self.log_dict(metrics, on_step=False, on_epoch=True)  # type: ignore[arg-type]  # likewise
+        if not training or self._epoch_logged != self.current_epoch:  # Lightning computes them at the epoch's end, from here on
+            self.log_dict(metrics, on_step=False, on_epoch=True)  # type: ignore[arg-type]  # a MetricCollection
+            self._epoch_logged = self.current_epoch if training else self._epoch_logged
         return loss
-
-    @property
-    def _is_logging_step(self) -> bool:
-        """Whether Lightning keeps what this training step logs; logging costs half a millisecond at all the others too."""
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it; 0 logs nothing
-        step = self.global_step + 1
-        return self.trainer.is_last_batch or step == self.trainer.max_steps or (interval > 0 and step % interval == 0)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
         """AdamW with layer-wise learning rates, and timm's cosine schedule per step."""

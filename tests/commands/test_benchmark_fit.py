@@ -127,8 +127,9 @@ def test_time_is_charged_where_it_is_spent(run: Callable[..., tuple[Any, str]], 
 
 
 def test_steps_of_short_epochs_are_all_counted(run: Callable[..., tuple[Any, str]]) -> None:
-    figures, out = run("--steps=6", "--warmup=1", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1")
-    assert "training    7 optimizer steps" in out
+    interval = "--trainer.log_every_n_steps=2"  # up to whole intervals of which the steps in each window are rounded
+    figures, out = run("--steps=6", "--warmup=1", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1", interval)
+    assert "training    9 optimizer steps" in out
     assert figures["images_per_second"] == pytest.approx(32 / figures["step_seconds"])
 
 
@@ -139,7 +140,8 @@ def test_steps_of_short_epochs_are_all_counted(run: Callable[..., tuple[Any, str
             ["--json=nowhere/figures.json"],
             "--json 'nowhere/figures.json' cannot be written: give a file in a folder that exists",
         ),
-        (["--trainer.fast_dev_run=2"], "the run ended after 2 of 55 steps: leave out what limits it, or give fewer --steps"),
+        (["--trainer.fast_dev_run=2"], "--trainer.fast_dev_run ends before there is anything to time: leave it out"),
+        (["--trainer.max_time=00:00:00:00"], "of 65 steps: leave out what limits it, or give fewer --steps"),
         (["--steps=0"], "steps"),
         (["--setps=3"], "unknown option --setps; did you mean 'steps'"),
     ],
@@ -155,3 +157,14 @@ def test_help_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "--steps N" in out
     assert "--json FILE" in out
+
+
+def test_callbacks_that_end_a_run_or_keep_files_are_left_out(run: Callable[..., tuple[Any, str]]) -> None:
+    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    keep = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks+=LearningRateMonitor"]
+    figures, _ = run("--steps=2", "--warmup=1", "--trainer.log_every_n_steps=1", *stop, *keep)
+    assert figures["images_per_second"] > 0
+
+
+def test_the_age_of_the_process_is_at_least_its_cpu_time() -> None:
+    assert benchmark_fit.process_seconds() >= time.process_time() - 0.1  # one thread; ticks are hundredths

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
+from dropkey_cli.data.preprocessing import CROP_MODES, Preprocessing, eval_transform, train_transform
 from dropkey_cli.errors import InputError
 
 MEAN = (0.4, 0.5, 0.6)
@@ -106,3 +106,14 @@ def test_squash_keeps_the_whole_of_an_oblong_image() -> None:
     assert eval_transform(preprocessing(crop_pct=1.0, crop_mode="squash"))(image).max() == 255
     with pytest.raises(InputError, match="'middle'; expected one of center, squash, border"):
         preprocessing(crop_mode="middle")
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
+def test_every_crop_mode_is_timms_with_the_models_own_mean(crop_mode: str, interpolation: str) -> None:
+    plain = preprocessing(crop_mode=crop_mode, interpolation=interpolation)
+    theirs = create_transform(
+        16, is_training=False, interpolation=interpolation, mean=MEAN, std=STD, crop_pct=0.8, crop_mode=crop_mode
+    )
+    for image in (noise(50, 30), noise(30, 50), noise(9, 8)):
+        assert torch.equal(model_input(image, plain), theirs(image))

@@ -144,3 +144,10 @@ def test_list_images_refuses_what_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty' holds no images; expected files ending in \.jpg"):
         list_images(tmp_path / "empty")
+
+
+def test_list_images_loses_nothing_beside_links_that_lead_nowhere(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    assert list_images(tmp_path) == [str(tmp_path / "a.png")]

@@ -320,3 +320,14 @@ def test_without_triton_its_backend_is_refused(monkeypatch: pytest.MonkeyPatch) 
     q, k, v = torch.randn(3, 2, 3, 7, 16)
     with pytest.raises(InputError, match="Triton is not installed"):
         dropkey_attention(q, k, v, 0.4, backend="triton")
+
+
+def test_unknown_backends_are_refused() -> None:
+    q, k, v = torch.randn(3, 2, 3, 7, 16)
+    with pytest.raises(InputError, match="backend 'tritn' is not known: give one of auto, sdpa, triton"):
+        dropkey_attention(q, k, v, 0.4, backend="tritn")  # type: ignore[arg-type]
+
+
+def test_seed_is_moved_to_the_queries() -> None:
+    q, k, v = torch.empty(3, 2, 3, 7, 16, device="meta")
+    assert dropkey_attention(q, k, v, 0.4, seed=torch.tensor(SEED)).device.type == "meta"

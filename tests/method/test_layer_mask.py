@@ -4,7 +4,7 @@ from torch import Tensor
 
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.attention import dropkey_attention
-from dropkey_cli.method.layer_mask import layer_mask
+from dropkey_cli.method.layer_mask import layer_mask, logits_shape
 from dropkey_cli.method.mask import KeyLayout, dropkey_mask
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.method.softmax import dropkey_softmax
@@ -71,3 +71,18 @@ def test_compiled_mask_and_counts_equal_the_eager_ones(structure: Structure, dty
     assert torch.equal(ours, eager)
     assert torch.equal(counts[0], counts[1])
     assert counts[0, 0] > 0
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "enable_gqa", "expected"),
+    [
+        ((2, 3, 5, 8), (2, 3, 7, 8), False, (2, 3, 5, 7)),
+        ((1, 1, 5, 8), (2, 3, 7, 8), False, (2, 3, 5, 7)),
+        ((5, 8), (6, 7, 8), False, (6, 5, 7)),
+        ((2, 6, 5, 8), (2, 2, 7, 8), True, (2, 6, 5, 7)),
+    ],
+)
+def test_shape_of_the_logits_is_that_of_the_product(
+    q: tuple[int, ...], k: tuple[int, ...], enable_gqa: bool, expected: tuple[int, ...]
+) -> None:
+    assert logits_shape(torch.empty(q), torch.empty(k), enable_gqa=enable_gqa) == expected

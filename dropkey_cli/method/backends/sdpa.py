@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dropkey_cli.method.layer_mask import additive, layer_mask
+from dropkey_cli.method.layer_mask import additive, layer_mask, logits_shape
 from dropkey_cli.method.mask import KeyLayout
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.method.softmax import FORBIDDEN_GAP
@@ -44,13 +44,6 @@ def attention(
     if not alone:
         mask = _combine(mask, attn_mask, q.dtype)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, scale=scale, enable_gqa=enable_gqa)
-
-
-def logits_shape(q: Tensor, k: Tensor, *, enable_gqa: bool = False) -> tuple[int, ...]:
-    """Shape of the logits of queries (…, N, D) and keys (…, S, D), whose leading axes broadcast: (…, N, S)."""
-    leading = (*k.shape[:-3], q.shape[-3]) if enable_gqa else k.shape[:-2]
-    samples_and_heads: torch.Size = torch.broadcast_shapes(q.shape[:-2], leading)  # type: ignore[no-untyped-call]
-    return (*samples_and_heads, q.shape[-2], k.shape[-2])
 
 
 def _combine(dropped: Tensor, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor:

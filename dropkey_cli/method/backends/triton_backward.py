@@ -106,6 +106,8 @@ def _add_to_queries(
     weights = tl.exp2(tl.dot(q_tile, tl.trans(k_tile)) * scale - row_lse[:, None])  # (BLOCK, WIDTH)
     if DROP:
         weights = tl.where(dropped(tl.load(words), WIDTH), 0.0, weights)
+    elif CHECKED:  # their logits of 0 may lie far above the others
+        weights = tl.where(tl.arange(0, WIDTH)[None, :] < keys, weights, 0.0)
     logits_grad = weights * (tl.dot(out_grad_tile, tl.trans(v_tile)) - row_delta[:, None])
     return tl.dot(logits_grad.to(k_tile.dtype), k_tile, result)
 

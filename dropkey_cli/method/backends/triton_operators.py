@@ -85,7 +85,7 @@ def _(seed: Tensor, ratio: Tensor, batch: int, heads: int, queries: int, keys: i
 @torch.library.custom_op("dropkey::attention", mutates_args=())
 def attention(q: Tensor, k: Tensor, v: Tensor, words: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """Output (B, H, N, D) and lse (B, H, N), see `forward_kernel`; without a mask if there are no ``words``."""
-    q, k, v = (_last_axis_contiguous(x) for x in (q, k, v))
+    q, k, v = (_readable(x) for x in (q, k, v))
     out, lse = _new_rows(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     _launch(forward_kernel, (q, k, v, words, out, lse), (q, k, v), scale, drop=words is not None)
     return out, lse
@@ -101,7 +101,7 @@ def attention_backward(
     q: Tensor, k: Tensor, v: Tensor, words: Tensor | None, out: Tensor, lse: Tensor, out_grad: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, see `query_gradient_kernel` and `key_value_gradient_kernel`."""
-    strided = tuple(_last_axis_contiguous(x) for x in (q, k, v, out_grad))
+    strided = tuple(_readable(x) for x in (q, k, v, out_grad))
     q, k, v, out_grad = strided
     q_grad, k_grad, v_grad, delta = _new_rows(q), _new_rows(k), _new_rows(v), torch.empty_like(lse)
     drop = words is not None
@@ -179,8 +179,9 @@ def _words_of(keys: int) -> int:
     return words
 
 
-def _last_axis_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _readable(x: Tensor) -> Tensor:
+    """With the last axis contiguous, and rows so near that the kernels can count to the end of a block in 32 bits."""
+    return x if x.stride(-1) == 1 and x.stride(-2) < 2**23 else x.contiguous()
 
 
 def _new_rows(like: Tensor) -> Tensor:

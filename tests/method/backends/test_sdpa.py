@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 
 from dropkey_cli.method.attention import dropkey_attention
-from dropkey_cli.method.backends.sdpa import logits_shape
 from tests.method.oracle import LOW_DTYPES, SEED, errors, mask_of, oracle_attention, values_and_gradients
 
 SLOW = pytest.mark.slow  # the whole grid takes minutes; every length and every head size is in the quick part
@@ -25,18 +24,3 @@ def test_errs_at_most_twice_as_much_as_plain_sdpa(num_tokens: int, head_dim: int
     plain_exact = values_and_gradients(F.scaled_dot_product_attention, exact)
     for our_error, plain_error in zip(errors(ours, theirs), errors(plain, plain_exact), strict=True):
         assert our_error <= 2 * max(plain_error, torch.finfo(dtype).eps)
-
-
-@pytest.mark.parametrize(
-    ("q", "k", "enable_gqa", "expected"),
-    [
-        ((2, 3, 5, 8), (2, 3, 7, 8), False, (2, 3, 5, 7)),
-        ((1, 1, 5, 8), (2, 3, 7, 8), False, (2, 3, 5, 7)),
-        ((5, 8), (6, 7, 8), False, (6, 5, 7)),
-        ((2, 6, 5, 8), (2, 2, 7, 8), True, (2, 6, 5, 7)),
-    ],
-)
-def test_shape_of_the_logits_is_that_of_the_product(
-    q: tuple[int, ...], k: tuple[int, ...], enable_gqa: bool, expected: tuple[int, ...]
-) -> None:
-    assert logits_shape(torch.empty(q), torch.empty(k), enable_gqa=enable_gqa) == expected

@@ -27,7 +27,7 @@ def given_checkpoint(words: list[str]) -> str | None:
     parser.add_argument("--config", action="append", default=[])
     given, _ = parser.parse_known_args(words)
     for path in reversed(given.config):
-        content = read_config(path) if Path(path).is_file() else {}
+        content = read_config(path) if Path(path).expanduser().is_file() else {}
         if given.ckpt_path is None:
             given.ckpt_path = content.get("ckpt_path")
     if given.ckpt_path is not None and not isinstance(given.ckpt_path, str):
@@ -58,7 +58,7 @@ def read_config(path: str) -> dict[Any, Any]:
         InputError: If it is no YAML, or no sections.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path!r} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

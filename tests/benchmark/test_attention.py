@@ -1,5 +1,8 @@
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from dropkey_cli.benchmark.attention import (
     reference_attention,
 )
 from dropkey_cli.benchmark.settings import BenchmarkSettings
+from dropkey_cli.benchmark.timing import Call
 from dropkey_cli.benchmark.variants import Variant, variants
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.mask import dropkey_mask
@@ -92,6 +96,94 @@ def test_inputs_are_strided_as_timm_has_them_and_differ_between_copies() -> None
     assert len(copies) > 1
     assert not torch.equal(copies[0].q, copies[1].q)
     assert copies[0].grad.shape == (3, 33, 32)
+
+
+def test_inputs_are_four_times_a_gpus_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "Generator", lambda device: torch.default_generator)
+    monkeypatch.setattr(attention, "_draw_inputs", lambda size, settings, generator: math.prod(size) * 2)  # bytes
+    settings = replace(SETTINGS, device=torch.device("cuda"), precision="bf16-mixed")
+    for cache, count in ((24_000, 10), (24_001, 11), (10, 3)):  # of 9,600 bytes
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda device, cache=cache: SimpleNamespace(L2_cache_size=cache)
+        )
+        drawn: list[object] = [*make_inputs(Shape(1, 1, 100, 16), settings)]
+        assert drawn == [9600] * count
+
+
+class Recorded:
+    """A variant that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.queries: list[int] = []
+        self.seeds: list[int] = []
+        self.autocasts: list[torch.dtype | None] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seed: Tensor) -> Tensor:
+        self.queries.append(q.data_ptr())
+        self.seeds.append(int(seed))
+        self.autocasts.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """The only variant."""
+    recorded = Recorded()
+    counts = torch.tensor([1, 10])
+    monkeypatch.setattr(attention, "variants", lambda *_: [Variant("recorded", recorded.attend, "ours", counts)])
+    return recorded
+
+
+def test_every_call_has_the_next_copy_of_the_inputs_and_a_seed_of_its_own(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[set[int], set[int]]] = {}
+
+    def interleave(calls: Mapping[str, Call], *_: object, **__: object) -> dict[str, list[float]]:
+        for name, call in calls.items():
+            start = len(recorded.queries)
+            for number in range(3):
+                call(number)
+            seen[name] = set(recorded.queries[start:]), set(recorded.seeds[start:])
+        return {name: [1.0] for name in calls}
+
+    monkeypatch.setattr(attention, "interleave", interleave)
+    measure_attention(SMALL, SETTINGS)
+    assert [(name, len(queries), len(seeds)) for name, (queries, seeds) in seen.items()] == [
+        ("recorded", 3, 3),
+        ("recorded, backward", 3, 3),
+    ]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", None), ("bf16-mixed", torch.bfloat16)])
+def test_variants_run_under_the_autocast_of_the_precision(
+    precision: Any,  # noqa: ANN401 - one of three names
+    dtype: torch.dtype | None,
+    recorded: Recorded,
+) -> None:
+    measure_attention(SMALL, replace(SETTINGS, precision=precision))
+    assert set(recorded.autocasts) == {dtype}
+
+
+def test_columns_hold_what_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"SDPA": [1.0, 2.0], "SDPA, backward": [4.0, 8.0], "paper": [16.0, 32.0], "paper, backward": [64.0, 256.0]}
+    monkeypatch.setattr(attention, "interleave", lambda calls, clock, rounds: {name: seconds[name] for name in calls})
+    chosen = [variant for variant in variants("sdpa", SETTINGS) if variant.name in seconds]
+    monkeypatch.setattr(attention, "variants", lambda *_: chosen)
+    rows = named(measure_attention(SMALL, SETTINGS)[0])
+    assert {name: row.forward_seconds for name, row in rows.items()} == {"SDPA": [1, 2], "paper": [16, 32]}
+    assert {name: row.seconds for name, row in rows.items()} == {"SDPA": [4, 8], "paper": [64, 256]}
+    assert (rows["SDPA"].ratio.median, rows["paper"].ratio.median) == (1, 24)  # 64 / 4 and 256 / 8
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_compiled_code_of_one_shape_is_not_kept_for_the_next(
+    compiled: bool, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resets: list[int] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(len(recorded.queries)))
+    measure_attention(SMALL, replace(SETTINGS, compiled=compiled))
+    assert resets == [len(recorded.queries)] * compiled  # after all calls
 
 
 def oracle(q: Tensor, k: Tensor, v: Tensor, dropped: Tensor) -> Tensor:

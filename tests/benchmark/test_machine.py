@@ -11,7 +11,7 @@ from dropkey_cli.benchmark.machine import describe_machine
 
 def test_versions_cores_and_threads_are_named() -> None:
     facts = describe_machine(torch.device("cpu"))
-    assert f"{os.cpu_count()} cores, 1 threads used" in facts["cpu"]
+    assert f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used" in facts["cpu"]
     assert torch.__version__ in facts["torch"]
     assert timm.__version__ in facts["torch"]
     assert "gpu" not in facts

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dropkey_cli.benchmark.settings import BenchmarkSettings
+from dropkey_cli.benchmark import step
+from dropkey_cli.benchmark.settings import BenchmarkSettings, Precision
 from dropkey_cli.benchmark.step import Form, Network, StepRow, Training, forms, measure_steps
 from dropkey_cli.errors import InputError
 
@@ -67,6 +68,43 @@ def test_a_step_is_adamws_on_the_mean_loss() -> None:
     after = training.loss(found["without DropKey"], 0).item()
     assert after < before - 1e-3
     assert after == pytest.approx(F.cross_entropy(twin(training.images[0]), training.labels[0]).item(), abs=1e-5)
+
+
+def test_without_gradients_a_step_is_adamws_weight_decay() -> None:
+    model = TINY.build(SETTINGS.device)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    training = Training(model, TINY, SETTINGS)
+    nothing = Form(lambda images: torch.zeros(4, 1000) + 0 * sum(parameter.sum() for parameter in model.parameters()))
+    for number in range(20):
+        training.step(nothing, number)
+    for parameter, start in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), start * (1 - 1e-4 * 0.05) ** 20, rtol=1e-5, atol=0)
+
+
+def test_float16_steps_scale_the_loss_and_skip_what_overflows() -> None:
+    weight = torch.nn.Parameter(torch.ones(1000))
+    training = Training(torch.nn.ParameterList([weight]), TINY, replace(SETTINGS, precision="16-mixed"))
+    scale = training.scaler.get_scale()
+    training.step(Form(lambda images: (weight * torch.inf).expand(4, -1)), 0)
+    assert torch.equal(weight.detach(), torch.ones(1000))
+    assert 1 < training.scaler.get_scale() < scale
+    training.step(Form(lambda images: weight.expand(4, -1)), 1)
+    assert not torch.equal(weight.detach(), torch.ones(1000))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_only_float16_scales_the_loss(precision: Precision) -> None:
+    training = Training(TINY.build(SETTINGS.device), TINY, replace(SETTINGS, precision=precision))
+    assert training.scaler.scale(torch.ones(())).item() == 1
+
+
+def test_memory_is_looked_at_without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TINY.build(SETTINGS.device)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    monkeypatch.setattr(Network, "build", lambda self, device: model)
+    monkeypatch.setattr(step, "interleave", lambda calls, clock, rounds: {name: [1.0] for name in calls})
+    measure_steps(TINY, SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
 def test_weights_do_not_count_as_saved() -> None:

@@ -1,5 +1,9 @@
+from __future__ import annotations
+
 import gc
+import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +113,57 @@ def test_an_error_within_a_sample_leaves_garbage_collection_on() -> None:
     with pytest.raises(ZeroDivisionError, match="in a sample"):
         interleave({"a": call}, wall_seconds, rounds=1)
     assert gc.isenabled()
+
+
+def test_what_a_sample_leaves_is_collected_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine()
+    monkeypatch.setattr(gc, "collect", lambda generation: machine.log.append(("collect", generation)))
+    interleave({name: machine.call(name, 1.0) for name in "ab"}, machine.clock, rounds=3)
+    assert [name == "collect" for name, _ in machine.log[4:]] == [True, False] * 6
+    assert {generation for name, generation in machine.log if name == "collect"} == {1}
+
+
+def test_a_clock_that_ticks_rarely_sees_short_calls_too() -> None:
+    machine = FakeMachine()
+
+    def ticks(work: Callable[[], None]) -> float:
+        before = machine.now
+        work()
+        return 0.016 * (math.floor(machine.now / 0.016) - math.floor(before / 0.016))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "SAMPLE_SECONDS", 0.05)
+        interleave({"short": machine.call("short", 1e-4)}, ticks, rounds=1)
+    assert machine.now < 4 * 0.05  # the search and one sample
+    samples = [index for index, (_, number) in enumerate(machine.log) if number == 0]
+    assert len(machine.log) - samples[-1] == pytest.approx(500, rel=0.5)  # of which 0.05 s are made
+
+
+def test_cuda_events_are_recorded_around_the_work_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 250.0  # torch gives milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert cuda_seconds(lambda: log.append("work")) == 0.25
+    assert log == ["record", "work", "record", "wait"]
+
+
+def test_cpu_time_and_wall_clock_time_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = SimpleNamespace(process_time=iter([1.0, 3.0]).__next__, perf_counter=iter([10.0, 40.0]).__next__)
+    monkeypatch.setattr(timing, "time", clocks)
+    assert (cpu_seconds(lambda: None), wall_seconds(lambda: None)) == (2, 30)
 
 
 def test_the_clock_fits_the_device() -> None:

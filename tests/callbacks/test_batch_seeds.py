@@ -42,11 +42,23 @@ def test_the_stream_is_that_of_torch_manual_seed() -> None:
     assert torch.equal(torch.rand(5), drawn)
 
 
-def test_a_device_gets_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds: list[int] = []
-    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
-    start_batch(3, batch=1, device="cuda")
-    assert seeds == [batch_seed(3, 0, 1, 0)] == [torch.initial_seed()]
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_a_device_gets_the_same_seed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: dict[str, int] = {}
+
+    def module(device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(manual_seed=lambda seed: seeds.update({device.type: seed}))
+
+    monkeypatch.setattr(torch, "get_device_module", module)
+    start_batch(3, batch=1, device=kind)
+    assert seeds == {kind: batch_seed(3, 0, 1, 0)}
+    assert torch.initial_seed() == batch_seed(3, 0, 1, 0)
+
+
+def test_on_a_cpu_no_device_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_device_module", None)
+    start_batch(3, batch=1)
+    assert torch.initial_seed() == batch_seed(3, 0, 1, 0)
 
 
 @given(*[st.integers(min_value=0, max_value=2**32)] * 4)

@@ -68,6 +68,11 @@ def test_a_run_without_a_number_of_epochs(clock: Clock, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("epoch 1  step 25/100")
 
 
+def test_a_bar_outside_training_shows_the_metrics() -> None:
+    metrics = ProgressBar().get_metrics(trainer(), MODULE)
+    assert metrics == {"train/loss": 1.25, "val/acc1": 0.5}
+
+
 class Steps(BoringModel):
     """Logs the number of its step."""
 

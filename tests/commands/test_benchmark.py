@@ -106,9 +106,13 @@ def test_fit_goes_to_the_benchmark_of_a_training_run(monkeypatch: pytest.MonkeyP
     assert given == [["--data.root", "photos"]]
 
 
-def test_lack_of_memory_is_a_sentence() -> None:
-    with pytest.raises(InputError, match=r"batch size 1000000000 does not fit into memory: give --batch_size 500000000"):
-        benchmark([*SMALL, "--batch_size", "1000000000"])
+def test_lack_of_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(shape: Shape, settings: BenchmarkSettings) -> tuple[list[Any], list[Any]]:
+        raise RuntimeError(f"[enforce fail] DefaultCPUAllocator: can't allocate memory: batch size {shape.batch_size}")
+
+    monkeypatch.setattr(command, "measure_attention", measure)
+    with pytest.raises(InputError, match=r"batch size 1000 does not fit into memory: give --batch_size 500"):
+        benchmark([*SMALL, "--batch_size", "1000"])
 
 
 @pytest.mark.parametrize(

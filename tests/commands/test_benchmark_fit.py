@@ -106,9 +106,6 @@ def test_figures_of_a_run_add_up(run: Callable[..., tuple[Any, str]]) -> None:
     assert all(seconds > 0 for seconds in figures["part_seconds"].values())  # Lightning calls all of them as we think
     assert sum(figures["part_shares"].values()) == pytest.approx(1)
     assert figures["overhead_share"] == pytest.approx(sum(figures["part_shares"][part] for part in OVERHEAD))
-    # The network's own work is most of a step, and the start is mostly imports
-    work = sum(figures["part_shares"][part] for part in ("forward", "backward", "optimizer"))
-    assert work > 0.5
     assert all(seconds >= 0 for seconds in figures["start_seconds"].values())
     assert re.search(r"^[\d.e+]+ images/s, [\d.e+]+ ms per step$", out, re.MULTILINE)
     for part in (*figures["part_seconds"], *figures["start_seconds"], *figures["machine"]):

@@ -94,7 +94,11 @@ def test_the_parser_says_the_same_when_it_comes_to_it(words: list[str] | str) ->
         ["--model.help", "my.Model"],
         ["--trainer.max_steps", "-1", "--print_config"],
         ["--config", "{model: {width: 3}}"],
+        ["--config", "name: x"],
         ["--config", "-", "--model.width", "3"],
+        ["--data.root", "data", "--model.model_name", "vit_tiny_patch16_224"],
+        ["--name", "data"],
+        ["--name", "model", "--trainer.max_epochs", "1"],
         ["stray", "-x"],
     ],
     ids=" ".join,
@@ -126,6 +130,18 @@ def test_classes_of_a_checkpoint_are_left_to_the_parser() -> None:
         check_early("predict", ["--ckpt_path", "a.ckpt", "--modle.width", "3"])
     with pytest.raises(InputError, match="no checkpoint given"):
         check_early("predict", [])
+
+
+def test_a_config_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder / "home"
+    home.mkdir()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(home))
+    (home / "c.yaml").write_text("name: x")
+    check_early("fit", ["--config", "~/c.yaml"])
+    (home / "c.yaml").write_text("nmae: x")
+    with pytest.raises(InputError, match="unknown option --nmae"):
+        check_early("fit", ["--config", "~/c.yaml"])
 
 
 def test_configs_of_the_repository_pass() -> None:

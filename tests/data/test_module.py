@@ -142,7 +142,14 @@ def test_workers_persist_only_where_there_are_any() -> None:
         loader = data.train_dataloader()
         assert loader.num_workers == num_workers
         assert loader.persistent_workers == (num_workers > 0)
-        assert loader.pin_memory == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_memory_is_pinned_where_there_is_a_gpu(available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    data = Squares()
+    data.setup("fit")
+    assert data.train_dataloader().pin_memory == available
 
 
 def test_no_more_workers_than_batches() -> None:

@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,31 @@ def test_a_run_that_ends_within_an_epoch_has_its_metrics() -> None:
     run.fit(task(Reader, dropkey=None), Images(logits_as_images(logits), labels))
     accuracy = accuracy_score(labels[:8].numpy(), logits[:8].argmax(1).numpy())
     assert [metrics["train/acc1"] for metrics in ends.metrics] == [pytest.approx(accuracy)]
+
+
+class StopsAt(Callback):
+    """Ends the run after a step, as early stopping does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_an_epoch_that_a_callback_stops_midway_is_written(tmp_path: Path) -> None:
+    logits, labels = torch.randn(20, 10), torch.randint(0, 10, (20,))
+    run = trainer(callbacks=[StopsAt(3)], logger=CSVLogger(tmp_path), log_every_n_steps=500, max_epochs=2, limit_val_batches=0)
+    run.fit(task(Reader, label_smoothing=0.0, dropkey=None), Images(logits_as_images(logits), labels))
+    with (tmp_path / "lightning_logs/version_0/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    written = {name: [float(row[name]) for row in rows if row.get(name)] for name in ("train/loss", "train/acc1")}
+    accuracy = accuracy_score(labels[:12].numpy(), logits[:12].argmax(1).numpy())
+    assert written["train/acc1"] == [pytest.approx(accuracy)]  # of three batches of 4
+    last_loss = log_loss(labels[8:12].numpy(), logits[8:12].softmax(1).numpy(), labels=range(10))
+    assert written["train/loss"] == pytest.approx([last_loss] * len(written["train/loss"]), abs=1e-5)
+    assert written["train/loss"]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")

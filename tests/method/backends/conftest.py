@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,11 @@ from tests.method.backends import kernels
 def _interpret() -> None:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
     torch.set_num_threads(1)
+
+
+def _compile_in(folder: Path) -> None:
+    os.chdir(folder)
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +36,5 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     if not kernels.CUOBJDUMP.is_file():
         pytest.skip("there is no Triton, or one without cuobjdump")
     work = tmp_path_factory.mktemp("compiled")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.chdir, (work,)) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _compile_in, (work,)) as pool:
         yield pool

@@ -35,6 +35,7 @@ class Case(NamedTuple):
     heads: int = 2
     gain: float = 1.0  # of the queries: 8 makes the logits peaked
     scale: float | None = None
+    shift: float = 0.0  # of the queries up and the keys down: the logits are about -shift² · sqrt(D)
     device: str = "cpu"
 
 
@@ -81,6 +82,7 @@ def _inputs(case: Case) -> tuple[list[Tensor], Tensor]:
     rows = max(case.queries, case.keys)
     qkv = torch.randn(case.batch, rows, 3, case.heads, case.head_dim)
     qkv[:, :, 0] *= case.gain
+    qkv += case.shift * torch.tensor([1, -1, 0])[:, None, None]
     q, k, v = qkv.to(case.dtype).to(case.device).permute(2, 0, 3, 1, 4).unbind(0)
     grad = torch.randn(case.batch, case.queries, case.heads, case.head_dim).to(case.dtype).to(case.device)
     return [q[:, :, : case.queries], k[:, :, : case.keys], v[:, :, : case.keys]], grad.transpose(1, 2)

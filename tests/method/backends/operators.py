@@ -1,5 +1,6 @@
 """What the tests of the operators run: on the CPU in the interpreter's process, or on a GPU."""
 
+import tempfile
 from collections.abc import Callable
 
 import torch
@@ -93,6 +94,54 @@ def layouts() -> dict[str, bool]:
         "head dim outside": torch.equal(triton.attention(swapped, k, v, 0.3, seed=seed), expected),
         "free transpose": expected.transpose(1, 2).is_contiguous(),
     }
+
+
+def own_strides() -> list[bool]:
+    """Whether queries, keys, values and the output's gradient may all have different strides: output and gradients."""
+    from dropkey_cli.method.backends import triton
+
+    torch.manual_seed(0)
+    plain = [torch.randn(2, 2, 70, HEAD_DIM) for _ in range(4)]
+    strided = [torch.empty_like(x) for x in plain[:1]]  # (B, H, N, D) in memory, then three other orders
+    strided += [torch.empty(2, 70, 2, HEAD_DIM).transpose(1, 2), torch.empty(70, 2, 2, HEAD_DIM).permute(1, 2, 0, 3)]
+    strided += [torch.empty(2, 2, 70, 2 * HEAD_DIM)[..., :HEAD_DIM].transpose(0, 1)]
+    results = []
+    for tensors in (plain, [there.copy_(x) for there, x in zip(strided, plain, strict=True)]):
+        q, k, v = (x.detach().requires_grad_() for x in tensors[:3])
+        out = triton.attention(q, k, v, 0.3, seed=torch.tensor(SEED))
+        results.append([out, *torch.autograd.grad(out, (q, k, v), tensors[3])])
+    return [torch.equal(a, b) for a, b in zip(*results, strict=True)]
+
+
+def log_sums() -> tuple[Tensor, Tensor]:
+    """``lse`` of the operator, and what it should be: log2 of the sum over the keys that are left."""
+    from dropkey_cli.method.backends import triton
+
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 2, 20, HEAD_DIM), torch.randn(1, 2, 3, HEAD_DIM)
+    shape = (1, 2, 20, 3)
+    words = triton.pack_mask(torch.tensor(SEED), shape, 0.6)
+    lost = dropkey_mask(SEED, shape, 0.6)
+    sums = (q.double() @ k.double().transpose(-1, -2) * 0.25).exp().masked_fill(lost, 0).sum(-1)
+    lse: Tensor = torch.ops.dropkey.attention(q, k, k, words, 0.25)[1]
+    return lse, sums.log2().float()
+
+
+def rows_far_apart() -> list[bool]:
+    """Whether rows more than 2^31 elements apart give what contiguous ones give, to the bit: output and gradients."""
+    from dropkey_cli.method.backends import triton
+
+    rows, stride = 40, 2**26
+    near = [torch.randn(1, 1, rows, HEAD_DIM, dtype=torch.float16) for _ in range(4)]  # q, k, v, gradient
+    with tempfile.NamedTemporaryFile() as file:  # of which only the pages that are written take space
+        memory = torch.from_file(file.name, shared=True, size=rows * stride, dtype=torch.float16)
+        far = [memory[HEAD_DIM * number :].as_strided(x.shape, (0, 0, stride, 1)) for number, x in enumerate(near)]
+        results = []
+        for tensors in (near, [there.copy_(x) for there, x in zip(far, near, strict=True)]):
+            q, k, v = (x.detach().requires_grad_() for x in tensors[:3])
+            out = triton.attention(q, k, v, 0.3, seed=torch.tensor(SEED))
+            results.append([out, *torch.autograd.grad(out, (q, k, v), tensors[3])])
+        return [torch.equal(a, b) for a, b in zip(*results, strict=True)]
 
 
 def gradient_layouts() -> list[bool]:

@@ -125,6 +125,14 @@ def test_results_do_not_depend_on_the_layout(interpreter: Executor) -> None:
     }
 
 
+def test_queries_keys_values_and_gradient_may_differ_in_strides(interpreter: Executor) -> None:
+    assert interpreter.submit(operators.own_strides).result() == [True] * 4
+
+
+def test_rows_may_lie_far_apart(interpreter: Executor) -> None:
+    assert interpreter.submit(operators.rows_far_apart).result() == [True] * 4
+
+
 @pytest.mark.gpu
 def test_nothing_waits_for_the_gpu() -> None:
     leaves = operators.inputs("cuda", torch.bfloat16)

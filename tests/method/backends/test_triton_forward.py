@@ -26,6 +26,7 @@ CASES = [
     Case(64, 80, 16, 0.99),
     Case(20, 70, 64, scale=-0.3),
     Case(20, 70, 64, scale=0.0),
+    Case(20, 70, 16, None, shift=5),  # beyond the last key a logit of 0 lies 100 above the others
 ]
 
 

@@ -44,6 +44,13 @@ def test_second_derivatives_are_refused(interpreter: Executor) -> None:
     assert "no autograd formula was registered" in interpreter.submit(operators.differentiated_twice).result()
 
 
+def test_sums_of_weights_are_kept_and_infinite_where_no_key_is_left(interpreter: Executor) -> None:
+    lse, expected = interpreter.submit(operators.log_sums).result()
+    empty = expected == -torch.inf
+    assert 0 < empty.sum() < empty.numel()
+    torch.testing.assert_close(lse, expected.masked_fill(empty, torch.inf))
+
+
 def test_gradients_lie_as_the_projection_wants_them(interpreter: Executor) -> None:
     assert interpreter.submit(operators.gradient_layouts).result() == [True, True, True]
 

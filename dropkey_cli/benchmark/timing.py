@@ -105,7 +105,7 @@ def interleave(calls: Mapping[str, Call], clock: Clock, *, rounds: int, seed: in
 def _repetitions(call: Call, clock: Clock) -> int:
     """So many that a sample is long enough; a clock that ticks rarely (Windows' CPU time: 16 ms) sees none of a short call."""
     repetitions = 1
-    while (seconds := clock(partial(_repeat, call, 1, repetitions))) < SAMPLE_SECONDS / 10:
+    while (seconds := clock(partial(_repeat, call, 1, repetitions))) < SAMPLE_SECONDS / 2:
         repetitions *= 2
     return math.ceil(SAMPLE_SECONDS * repetitions / seconds)
 

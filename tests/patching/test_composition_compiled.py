@@ -171,14 +171,15 @@ def test_new_ratios_compile_nothing_anew() -> None:
     counter = CompileCounter()
     model.compile(backend=counter, fullgraph=True)
     observed = []
-    for ratio in (0.4, 0.1, 0.25, 0.7, 0.33):
+    ratios = [0.4, 0.1, 0.25, 0.7, 0.33, 0.05, 0.9, 0.01, 0.5, 0.62, 0.15, 0.8]
+    for ratio in ratios:
         plan.set_ratios([ratio, ratio])
         before = plan.states[0].counts.clone()
         model(logits)
         dropped, draws = (plan.states[0].counts - before).tolist()
         observed.append(dropped / draws)
     assert counter.frame_count == 1
-    assert observed == pytest.approx([0.4, 0.1, 0.25, 0.7, 0.33], abs=0.03)
+    assert observed == pytest.approx(ratios, abs=0.03)
 
 
 def test_compiled_model_follows_its_switches() -> None:

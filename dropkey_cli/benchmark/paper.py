@@ -18,9 +18,9 @@ def paper_mask(logits: Tensor, ratio: float) -> Tensor:
     return torch.bernoulli(torch.ones_like(logits) * ratio) * -1e12
 
 
-def paper_softmax(logits: Tensor, ratio: float) -> Tensor:
-    """Weights (B, H, N, S) by the listing, from logits of this shape."""
-    return (logits + paper_mask(logits, ratio)).softmax(-1)
+def paper_softmax(logits: Tensor, ratio: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Weights (B, H, N, S) by the listing, from logits of this shape; in their type unless another is given."""
+    return torch.softmax(logits + paper_mask(logits, ratio), -1, dtype)
 
 
 def paper_attention(
@@ -92,5 +92,5 @@ class _Listing(TorchFunctionMode):
         if func in SOFTMAX:
             logits, dim, dtype = softmax_arguments(*args, **kwargs)
             if dim == -1 and logits.dim() >= 3:
-                return torch.softmax(logits + paper_mask(logits, self.ratio), -1, dtype)
+                return paper_softmax(logits, self.ratio, dtype)
         return func(*args, **kwargs)

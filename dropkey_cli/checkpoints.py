@@ -36,13 +36,14 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
             return folder
 
 
-def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
-    """The checkpoint file that ``--ckpt_path`` means.
+def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "--ckpt_path") -> Path:
+    """The checkpoint file that ``--ckpt_path`` or ``--resume`` means.
 
     Args:
         given: A file; a run folder (runs/NAME/version_N) or the checkpoints folder in it; a folder of runs (runs/NAME),
             of which the newest is taken; or ``best`` or ``last`` of the newest run.
         prefer: Which checkpoint of a run folder is meant, where it has both: best or last.
+        option: What was given, for the message.
 
     Raises:
         InputError: If there is none; the message lists those there are.
@@ -52,7 +53,7 @@ def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
     if given in ("best", "last"):
         newest = _all_checkpoints(f"{given}.ckpt")
         if not newest:
-            raise InputError(f"--ckpt_path {given}: no run under {RUNS}/ has a {given}.ckpt; {_candidates()}")
+            raise InputError(f"{option} {given}: no run under {RUNS}/ has a {given}.ckpt; {_candidates()}")
         return newest[0]
     path = Path(given)
     if path.is_file():
@@ -63,7 +64,7 @@ def find_checkpoint(given: str | None, *, prefer: str = "best") -> Path:
                 return folder / f"{name}.ckpt"
     if newest := _all_checkpoints(f"{prefer}.ckpt", path):
         return newest[0]
-    raise InputError(f"--ckpt_path {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
+    raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dropkey_cli import __version__
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.errors import InputError, RunError, did_you_mean
 
 TRAINER_COMMANDS = {
     "fit": "train a vision transformer with DropKey, on your images or with --config",
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dropkey: interrupted", file=sys.stderr)
         return 130
@@ -107,13 +110,15 @@ def _run(command: str, words: list[str]) -> None:
         print_help(command)
         return
     from dropkey_cli.commands.early_errors import check_early
+    from dropkey_cli.commands.resume import resumed_run
 
+    words, resumed = resumed_run(command, words)
     check_early(command, words)
     sys.path.append("")  # a user's own class_path beside the config, also for the installed script
     with _large_imports():
         from dropkey_cli.commands.run import run
 
-    run(command, words)
+    run(command, words, resumed=resumed)
 
 
 @contextmanager
@@ -133,6 +138,6 @@ def _large_imports() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # at exit, triton's bindings report what is still there as leaked, at length
 
 
-def _one_line(error: InputError) -> str:
+def _one_line(error: InputError | RunError) -> str:
     """The message; an error from a data-loading process carries that process's traceback in front of it."""
-    return " ".join(str(error).rsplit("InputError: ", 1)[-1].split())
+    return " ".join(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].split())

@@ -1,9 +1,9 @@
 """Seeds every training batch, so that processes draw different masks and a repeated run draws the same ones."""
 
-import hashlib
-
 import torch
 from lightning import Callback, LightningModule, Trainer
+
+from dropkey_cli.seeds import derived_seed
 
 
 class BatchSeeds(Callback):
@@ -20,14 +20,8 @@ class BatchSeeds(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Seed the batch."""
-        seed = batch_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed = derived_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every kind of device, for up to a millisecond
         device = trainer.strategy.root_device
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
-
-
-def batch_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
-    """A 63-bit seed, different for any two (seed, epoch, batch, rank) but by a collision of the hash."""
-    digest = hashlib.blake2b(f"{seed},{epoch},{batch},{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

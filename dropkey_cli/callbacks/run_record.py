@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 from lightning import Callback, LightningModule, Trainer
 
+from dropkey_cli.files import keep_earlier, whole_file
+
 
 class RunRecord(Callback):
     """Writes ``config.yaml`` into the run's folder and the model's and data's options into its checkpoints.
@@ -20,9 +22,13 @@ class RunRecord(Callback):
         self.config = config
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file; an existing one is an error, since run folders are never used twice."""
-        if self.folder is not None and trainer.is_global_zero:
-            with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
+        """Write the file; that of the run's earlier part is kept under another name where it says something else."""
+        if self.folder is None or not trainer.is_global_zero:
+            return
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != self.config:
+            keep_earlier(path)
+            with whole_file(path, "w", encoding="utf-8") as file:
                 file.write(self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

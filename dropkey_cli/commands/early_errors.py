@@ -48,8 +48,10 @@ def check_early(command: str, words: list[str]) -> None:
 
 def known_options(command: str) -> set[str]:
     """The options of a command, with those of its default classes."""
-    options = {"config", "print_config", "seed_everything", "num_threads", "name", "trainer", "model", "data"}
+    options = {"config", "print_config", "seed_everything", "num_threads", "name", "checkpoint_minutes"}
+    options |= {"trainer", "model", "data"}
     options |= {"output", "top_k"} if command == "predict" else set()
+    options |= {"resume"} if command == "fit" else set()
     options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
     options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}
     options |= {f"model.{name}" for name in constructor_options(outline(DEFAULT_TASK))}

@@ -24,6 +24,9 @@ def print_help(command: str) -> None:
     parser.add_argument("--config", help="YAML file with options; several are merged, the command line wins.")
     if command == "fit":
         parser.add_argument("--name", help="Folder of the run under runs/ (default: the model's name).")
+        parser.add_argument("--resume", help="Run folder, or last: go on with a run that was stopped, exactly where it was.")
+        often = "Minutes between two last.ckpt within an epoch; 0 writes it after epochs only."
+        parser.add_argument("--checkpoint_minutes", default=10.0, help=often)
         parser.add_argument("--trainer.max_epochs", default=20, help="Passes over the training images.")
     parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_argument("--ckpt_path", help="Checkpoint file, run folder, or best or last of the newest run.")

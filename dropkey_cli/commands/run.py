@@ -1,8 +1,7 @@
 """``dropkey fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, errors and run folders."""
 
+import errno
 import logging
-import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,59 +12,74 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
+from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
-from dropkey_cli.commands.command_line import asked_checkpoint, configs_first
+from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
+from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
-from dropkey_cli.errors import InputError
+from dropkey_cli.commands.fsdp import FullySharded
+from dropkey_cli.commands.metrics_log import MetricsLog
+from dropkey_cli.commands.processes import check_processes, end_children
+from dropkey_cli.commands.resume import record_job
+from dropkey_cli.errors import InputError, RunError
 from dropkey_cli.models.factory import image_config
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+StrategyRegistry.register("fsdp2", FullySharded)
 
-def run(command: str, words: list[str], *, cli: Callable[[str, list[str]], object] | None = None) -> None:
+
+def run(
+    command: str,
+    words: list[str],
+    *,
+    resumed: Path | None = None,
+    cli: Callable[[str, list[str], Path | None], object] | None = None,
+) -> None:
     """Run a Trainer command.
 
     Args:
         command: fit, validate, test or predict.
         words: Its options.
+        resumed: The folder of the run that goes on; None for a new one.
         cli: What runs it, called as `RunCLI` is, which is the default.
 
     Raises:
         InputError: If an option, a file or the data cannot work.
+        RunError: If the run cannot go on though they were right.
     """
     _quieten()
     words = ["--help" if word == "--help_all" else word for word in configs_first(words)]
     try:
-        (cli or RunCLI)(command, words)
+        (cli or RunCLI)(command, words, resumed)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
-    except SIGTERMException as stop:
-        raise SystemExit(128 + signal.SIGTERM) from stop
     except Exception as error:
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
-        if (cause := _input_error(error)) is not None:
+        if (cause := _explained(error)) is not None:
             raise cause from error
         raise
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that an error was raised from."""
-    while error is not None and not isinstance(error, InputError):
+def _explained(error: BaseException | None) -> InputError | RunError | None:
+    """The error with a message for the user that an error was raised from."""
+    while error is not None and not isinstance(error, InputError | RunError):
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return RunError(f"writing failed ({error}): free some space or mend the folder")
         error = error.__cause__ or error.__context__
     return error
 
@@ -73,10 +87,12 @@ def _input_error(error: BaseException | None) -> InputError | None:
 class RunCLI(LightningCLI):
     """LightningCLI in which the command line beats the config, the config the checkpoint, and the checkpoint the defaults."""
 
-    def __init__(self, command: str, words: list[str]) -> None:
+    def __init__(self, command: str, words: list[str], resumed: Path | None = None) -> None:
         self.command = command
+        self.resumed = resumed
         self.defaults = {"model": {"class_path": DEFAULT_TASK}, "data": {"class_path": DEFAULT_DATA}}
         self.folder: Path | None = None
+        self.signals = StopSignals()
         self.asked = ""
         self.known: dict[str, Any] = {}
         self.class_names: list[str] = []
@@ -115,6 +131,8 @@ class RunCLI(LightningCLI):
         # Everywhere, so that a run's config.yaml is valid for every command
         name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
         parser.add_argument("--name", type=str | None, help=name)
+        often = "Minutes between two last.ckpt within an epoch of fit; 0 writes it after epochs only."
+        parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=often)
         if self.command == "fit":
             parser.set_defaults({"trainer.max_epochs": 20})
         if self.command == "predict":
@@ -154,8 +172,15 @@ class RunCLI(LightningCLI):
         config = self.config[self.command]
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        self.asked = self._parser(self.command).dump(config, skip_unset=False)
+        self.asked = self._parser(self.command).dump(self._as_asked(config), skip_unset=False)
         fill_image_options(config, self.known)
+
+    def _as_asked(self, config: Namespace) -> Namespace:
+        """The options without what --resume adds: config.yaml stays that of the whole run."""
+        if self.resumed is None:
+            return config
+        first = read_config(str(self.resumed / "config.yaml"))
+        return Namespace({**vars(config), "ckpt_path": first.get("ckpt_path")})  # type: ignore[no-untyped-call]  # jsonargparse's
 
     def instantiate_classes(self) -> None:
         """Then give the data the checkpoint's classes: jsonargparse copies a whole list once for each of its elements."""
@@ -168,11 +193,13 @@ class RunCLI(LightningCLI):
         options = self.config_init[self.command]
         if self.command == "fit":
             self._keep_files(config, options)
-            callbacks = [*callbacks, *self._fit_callbacks(config, getattr(options.model, "monitor", None))]
+            callbacks = [*callbacks, *self._fit_callbacks(config, options)]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
             callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
+        callbacks.append(self.signals)
+        config["plugins"] = [*_as_list(config.get("plugins")), DurableCheckpointIO()]
         terminal = sys.stdout.isatty()
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = terminal
@@ -192,7 +219,10 @@ class RunCLI(LightningCLI):
         if config.get("fast_dev_run"):
             config["logger"] = False
             return
-        self.folder = claim_run_folder(options.name or _model_name(options), claim=getattr(rank_zero_only, "rank", 0) == 0)
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        self.folder = self.resumed or claim_run_folder(options.name or _model_name(options), claim=first)
+        if first and self.resumed is None:
+            record_job(self.folder)
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder)
         config["logger"] = _loggers(config.get("logger"), self.folder)
 
@@ -200,7 +230,10 @@ class RunCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
+            end_children(self.trainer)
             self._give_back_folder()
+            if self.folder is not None and not self.signals.obeyed and (self.folder / "checkpoints" / "last.ckpt").is_file():
+                print(f"saved before that; continue with: dropkey fit --resume {self.folder}", file=sys.stderr)
             raise
 
     def _give_back_folder(self) -> None:
@@ -208,35 +241,16 @@ class RunCLI(LightningCLI):
         if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _fit_callbacks(self, config: dict[str, Any], monitor: str | None) -> list[Callback]:
+    def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
         seed = yaml.safe_load(self.asked)["seed_everything"]
         if seed is not False:
             callbacks.append(BatchSeeds(int(seed)))
         if self.folder is not None and config.get("enable_checkpointing") is not False:
-            callbacks.append(
-                ModelCheckpoint(
-                    self.folder / "checkpoints",
-                    filename="best",
-                    monitor=monitor,
-                    mode="max",
-                    save_last=True,
-                    auto_insert_metric_name=False,
-                    enable_version_counter=False,
-                )
-            )
+            monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
+            callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
+            callbacks.append(LastCheckpoint(self.folder, self.signals, minutes=options.checkpoint_minutes))
         return callbacks
-
-
-def check_processes(trainer: Trainer) -> None:
-    """Refuse to start so many CPU processes that the machine stands still.
-
-    Raises:
-        ValueError: If there are more than four for each core.
-    """
-    cores = os.cpu_count() or 1
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > 4 * cores:
-        raise ValueError(f"{trainer.num_devices} CPU processes on {cores} cores, give --trainer.devices {4 * cores} or less")
 
 
 def default_precision() -> str:
@@ -267,8 +281,11 @@ def _loggers(given: Any, folder: Path) -> Any:  # noqa: ANN401 - Lightning takes
     """``metrics.csv`` in the run folder, beside the loggers the user named."""
     if given is False:
         return False
-    named = [] if given in (None, True) else given if isinstance(given, list) else [given]
-    return [CSVLogger(str(folder), name="", version=""), *named]
+    return [MetricsLog(folder), *([] if given is True else _as_list(given))]
+
+
+def _as_list(given: Any) -> list[Any]:  # noqa: ANN401 - what a Trainer option takes
+    return [] if given is None else given if isinstance(given, list) else [given]
 
 
 def _quieten() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dropkey_cli.data.loading import PADDING, Draw, seeded
 from dropkey_cli.data.preprocessing import Transform
 from dropkey_cli.data.reading import Names, load_image
 from dropkey_cli.errors import InputError
@@ -39,9 +40,14 @@ class Batch(TypedDict):
 
     image: Tensor  # (B, 3, height, width): 8-bit from the loader, normalised floats in the steps of a task
     label: Tensor  # (B,), int64; -1 where it is unknown
-    index: Tensor  # (B,), int64: the position in the data set
-    path: list[str]
+    index: Tensor  # (B,), int64: the position in the data set; -1 for padding, which counts nowhere
+    path: list[str]  # "" for padding
     error: list[str]  # "" where the file could be read
+
+
+def counted(batch: Batch) -> list[int]:
+    """Which images of a batch count: neither padding nor unreadable. Known without waiting for the device."""
+    return [place for place, (path, error) in enumerate(zip(batch["path"], batch["error"], strict=True)) if path and not error]
 
 
 class ImageDataset(Dataset[Example]):
@@ -79,8 +85,11 @@ class ImageDataset(Dataset[Example]):
         """How many images there are, readable or not."""
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> Example:
-        """The image at a position, transformed."""
+    def __getitem__(self, item: int | Draw) -> Example:
+        """The image at a position, transformed; a `Draw` augments it by its seed, `PADDING` is an image of zeros."""
+        index, seed = item if isinstance(item, Draw) else (item, None)
+        if index == PADDING:
+            return Example(image=self._zeros(), label=NO_LABEL, index=PADDING, path="", error="")
         path, label = self._paths[index], self._labels[index]
         error = ""
         try:
@@ -89,10 +98,14 @@ class ImageDataset(Dataset[Example]):
             error = " ".join(str(reason).split())  # one line
             if self.on_error == "raise":
                 raise InputError(f"cannot read {path!r} ({error}); expected an image; repair or remove it") from reason
-            image = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+            image = self._zeros()
         else:
-            image = self.transform(pil_image)
+            with seeded(seed):
+                image = self.transform(pil_image)
         return Example(image=image, label=label, index=index, path=path, error=error)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
 
     @property
     def samples(self) -> list[Sample]:

@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import NO_LABEL, Batch, Example, ImageDataset, Sample
+from dropkey_cli.data.loading import EvalSampler, TrainSampler, process_of, run_seed
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.data.reading import list_images
 from dropkey_cli.errors import InputError
@@ -71,17 +72,18 @@ class ImageData(LightningDataModule):
         return [*lines, ("images", f"{size} pixels, {image.interpolation}, mean {mean}, std {std}")]
 
     def train_dataloader(self) -> DataLoader[Example]:
-        """The training images, shuffled; the last batch may be smaller."""
-        return self._loader(self._split("train", "put images in train/"), shuffle=True)
+        """The training images, shuffled anew in every epoch; the last batch may be smaller."""
+        dataset = self._split("train", "put images in train/")
+        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(), **process_of(self.trainer)))
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The validation images, in order."""
-        return self._loader(self._split("val", "put images in val/"))
+        return self._eval_loader(self._split("val", "put images in val/"))
 
     def test_dataloader(self) -> DataLoader[Example]:
         """The test images, in order."""
         remedy = "put images in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
-        return self._loader(self._split("test", remedy))
+        return self._eval_loader(self._split("test", remedy))
 
     def predict_dataloader(self) -> DataLoader[Example]:
         """The images under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
@@ -90,7 +92,7 @@ class ImageData(LightningDataModule):
         samples = [Sample(path, NO_LABEL) for path in list_images(self.root)]
         preprocessing = self.preprocessing
         dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
-        return self._loader(dataset)
+        return self._eval_loader(dataset)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise on the device; until there an image is 8-bit, a quarter of its floats."""
@@ -104,12 +106,15 @@ class ImageData(LightningDataModule):
             raise InputError(f"{type(self).__name__} has no {name} images (splits: {found}); {remedy}")
         return self.splits[name]
 
-    def _loader(self, dataset: ImageDataset, *, shuffle: bool = False) -> DataLoader[Example]:
-        num_workers = min(self.num_workers, math.ceil(len(dataset) / self.batch_size))  # one image, one process
+    def _eval_loader(self, dataset: ImageDataset) -> DataLoader[Example]:
+        return self._loader(dataset, EvalSampler(dataset, **process_of(self.trainer)))
+
+    def _loader(self, dataset: ImageDataset, sampler: TrainSampler | EvalSampler) -> DataLoader[Example]:
+        num_workers = min(self.num_workers, math.ceil(len(sampler) / self.batch_size))  # one image, one process
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=sampler,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,

@@ -11,14 +11,13 @@ from lightning import LightningModule
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
-from dropkey_cli.data.dataset import Batch
+from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
+from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 
 IMAGES_PER_BASE_STEP = 256
 BASE_LR = 5e-4
@@ -100,7 +99,10 @@ class Classification(LightningModule):
         if self.compiled and self.trainer.training:  # a few images are classified before a compiler is done
             self.network.compile()  # in place: the names of the weights stay
         for stage in ("train", "val", "test"):
-            self.metrics[f"{stage}_metrics"] = _metrics(stage, num_classes)
+            self.metrics[f"{stage}_metrics"] = classification_metrics(stage, num_classes)
+        sum_dtype = torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64
+        for stage in ("val", "test"):
+            self.metrics[f"{stage}_loss"] = MeanLoss(sum_dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits.
@@ -136,19 +138,23 @@ class Classification(LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
+        kept = counted(batch)
+        if len(kept) < len(labels):
+            logits, labels = logits[kept], labels[kept]
         training = stage == "train"
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
+        smoothing = self.label_smoothing if training else 0.0
+        # Without images it is 0 and so is its gradient: all processes must go backward
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing) if kept else logits.sum()
         metrics = self.metrics[f"{stage}_metrics"]
-        metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
-        # Without prog_bar, for which Lightning would read the values at every step and wait for the device
-        self.log(
-            f"{stage}/loss",
-            loss,
-            on_step=training,
-            on_epoch=not training,
-            batch_size=len(labels),
-            sync_dist=not training,
-        )
+        if kept:
+            metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
+        if training:
+            # Without prog_bar, for which Lightning would read the values at every step and wait for the device
+            self.log("train/loss", loss, batch_size=len(labels))
+        else:
+            mean_loss = self.metrics[f"{stage}_loss"]
+            mean_loss.update(loss, len(kept))  # type: ignore[operator]  # a Metric
+            self.log(f"{stage}/loss", mean_loss)  # type: ignore[arg-type]  # a Metric
         if not training or self._epoch_logged != self.current_epoch:  # Lightning computes them at the epoch's end, from here on
             self.log_dict(metrics, on_step=False, on_epoch=True)  # type: ignore[arg-type]  # a MetricCollection
             self._epoch_logged = self.current_epoch if training else self._epoch_logged
@@ -252,30 +258,6 @@ class Classification(LightningModule):
         }
 
 
-class BalancedAccuracy(MulticlassStatScores):
-    """Mean over classes of the share of their images that is right: acc1 where the classes are even.
-
-    As scikit-learn's, and unlike torchmetrics' macro averages, classes without images do not count.
-    """
-
-    def compute(self) -> Tensor:
-        """In [0, 1]."""
-        right, *_, images = super().compute().unbind(-1)  # (K,) each
-        present = images > 0
-        return (right[present] / images[present]).mean()
-
-
 def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
     if not accepted:
         raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")
-
-
-def _metrics(stage: str, num_classes: int) -> MetricCollection:
-    """acc1, and for validation and test balanced_acc and, where there are more than 5 classes, acc5."""
-    metrics: dict[str, Metric] = {"acc1": MulticlassAccuracy(num_classes, average="micro")}
-    if stage != "train":
-        metrics["balanced_acc"] = BalancedAccuracy(num_classes, average=None)
-        if num_classes > 5:
-            metrics["acc5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-    # compute_groups merges metrics whose states agree after the first batch, such as acc1 and acc5 of 32 easy images.
-    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)  # type: ignore[arg-type]  # one Metric subclass

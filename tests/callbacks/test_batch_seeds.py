@@ -4,13 +4,12 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
-from dropkey_cli.callbacks.batch_seeds import BatchSeeds, batch_seed
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import apply_dropkey
+from dropkey_cli.seeds import derived_seed
 
 
 def start_batch(seed: int, *, epoch: int = 0, batch: int = 0, rank: int = 0, device: str = "cpu") -> None:
@@ -19,26 +18,10 @@ def start_batch(seed: int, *, epoch: int = 0, batch: int = 0, rank: int = 0, dev
     BatchSeeds(seed).on_train_batch_start(trainer, cast(Any, None), None, batch)
 
 
-def test_seeds_do_not_change_between_releases() -> None:
-    # From hashlib.blake2b(b"0,0,0,0", digest_size=8); a resumed run must find the masks it had
-    assert batch_seed(0, 0, 0, 0) == 2235979303852607087
-
-
-def test_every_seed_epoch_batch_and_rank_has_its_own_seed() -> None:
-    seeds = {
-        batch_seed(seed, epoch, batch, rank)
-        for seed in range(5)
-        for epoch in range(5)
-        for batch in range(40)
-        for rank in range(8)
-    }
-    assert len(seeds) == 5 * 5 * 40 * 8
-
-
 def test_the_stream_is_that_of_torch_manual_seed() -> None:
     start_batch(3, epoch=2, batch=1)
     drawn = torch.rand(5)
-    torch.manual_seed(batch_seed(3, 2, 1, 0))
+    torch.manual_seed(derived_seed(3, 2, 1, 0))
     assert torch.equal(torch.rand(5), drawn)
 
 
@@ -51,19 +34,14 @@ def test_a_device_gets_the_same_seed(kind: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "get_device_module", module)
     start_batch(3, batch=1, device=kind)
-    assert seeds == {kind: batch_seed(3, 0, 1, 0)}
-    assert torch.initial_seed() == batch_seed(3, 0, 1, 0)
+    assert seeds == {kind: derived_seed(3, 0, 1, 0)}
+    assert torch.initial_seed() == derived_seed(3, 0, 1, 0)
 
 
 def test_on_a_cpu_no_device_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_device_module", None)
     start_batch(3, batch=1)
-    assert torch.initial_seed() == batch_seed(3, 0, 1, 0)
-
-
-@given(*[st.integers(min_value=0, max_value=2**32)] * 4)
-def test_seeds_are_63_bit(seed: int, epoch: int, batch: int, rank: int) -> None:
-    assert 0 <= batch_seed(seed, epoch, batch, rank) < 2**63
+    assert torch.initial_seed() == derived_seed(3, 0, 1, 0)
 
 
 @pytest.mark.parametrize("other", [{"epoch": 1}, {"batch": 1}, {"rank": 1}])

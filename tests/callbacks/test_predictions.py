@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dropkey_cli.callbacks.predictions import PredictionWriter, header, keep_earlier, rows
+from dropkey_cli.callbacks.predictions import PredictionWriter, header, rows
 from dropkey_cli.errors import InputError
 
 NAMES = ["ant", "bee", "cat, or dog"]
@@ -17,8 +17,13 @@ MODULE: Any = None  # not looked at
 PROBABILITIES = torch.tensor([[0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.0, 0.25, 0.75]])
 
 
-def trainer(world_size: int = 1) -> Any:  # noqa: ANN401 - the little of a trainer that the writer looks at
-    return SimpleNamespace(world_size=world_size, datamodule=SimpleNamespace(class_names=NAMES), predict_loop=SimpleNamespace())
+def trainer(world_size: int = 1, rank: int = 0) -> Any:  # noqa: ANN401 - the little of a trainer that the writer looks at
+    return SimpleNamespace(
+        world_size=world_size,
+        is_global_zero=rank == 0,
+        datamodule=SimpleNamespace(class_names=NAMES),
+        predict_loop=SimpleNamespace(),
+    )
 
 
 def batch(*paths: str, broken: str = "") -> Any:  # noqa: ANN401 - a Batch
@@ -92,26 +97,37 @@ def test_lightning_is_told_to_keep_no_probabilities(tmp_path: Path) -> None:
     writer.on_exception(watched, MODULE, RuntimeError())
 
 
-def test_earlier_files_keep_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "p.csv"
-    keep_earlier(output)
-    assert capsys.readouterr().out == ""
-    for content in "abc":
-        keep_earlier(output)
-        output.write_text(content)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"p.1.csv": "a", "p.2.csv": "b", "p.csv": "c"}
-    assert f"the earlier {output} is now {tmp_path / 'p.2.csv'}" in capsys.readouterr().out
+def test_the_first_process_writes_the_rows_of_all_in_input_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Five images on three processes: a d | b e | c and padding, in batches of two
+    dealt = [["a", "d"], ["b", "e"], ["c", ""]]
+    rows_of_others = [list(rows(paths, ["", ""], PROBABILITIES[:2], NAMES, 1)) for paths in dealt[1:]]
+    assert [len(own) for own in rows_of_others] == [2, 1]  # padding has no row
+
+    def gather(own: list[list[str]], gathered: list[Any] | None) -> None:
+        assert gathered is not None
+        gathered[:] = [own, *rows_of_others]
+
+    monkeypatch.setattr(torch.distributed, "gather_object", gather)
+    first = trainer(world_size=3)
+    writer = PredictionWriter(str(tmp_path / "p.csv"), top_k=1)
+    writer.on_predict_start(first, MODULE)
+    writer.on_predict_batch_end(first, MODULE, PROBABILITIES[:2], batch(*dealt[0]))
+    writer.on_predict_end(first, MODULE)
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["a", "b", "c", "d", "e"]
+    assert writer.num_rows == 5
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
-def test_top_k_is_at_least_1(top_k: int) -> None:
-    with pytest.raises(InputError, match=f"--top_k {top_k}: give a number of classes per image, 1 or more"):
-        PredictionWriter(top_k=top_k)
-
-
-def test_several_processes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"predict runs on one process, 2 were asked for: add --trainer.devices 1"):
-        PredictionWriter().on_predict_start(trainer(world_size=2), MODULE)
+def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "gather_object", lambda own, gathered: sent.append((own, gathered)))
+    other = trainer(world_size=2, rank=1)
+    writer = PredictionWriter(str(tmp_path / "p.csv"), top_k=1)
+    writer.on_predict_start(other, MODULE)
+    writer.on_predict_batch_end(other, MODULE, PROBABILITIES[:1], batch("b"))
+    writer.on_predict_end(other, MODULE)
+    assert sent == [([["b", "bee", "0.700000", ""]], None)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_cannot_be_written_are_refused_at_the_start(tmp_path: Path) -> None:

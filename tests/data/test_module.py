@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
+from dropkey_cli.data.loading import TrainSampler
 from dropkey_cli.data.module import ImageData, default_num_workers
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.errors import InputError
@@ -44,8 +45,10 @@ def order(loader: object) -> list[int]:
 def test_training_images_are_shuffled_and_none_is_dropped() -> None:
     data = Squares()
     data.setup("fit")
-    torch.manual_seed(0)
-    first, second = order(data.train_dataloader()), order(data.train_dataloader())
+    loader = data.train_dataloader()
+    first = order(loader)
+    cast(TrainSampler, loader.sampler).set_epoch(1)
+    second = order(loader)
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
     assert order(data.val_dataloader()) == [0, 1, 2, 3]

@@ -1,0 +1,52 @@
+"""Files that are whole or not there: written beside their place, then moved into it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:  # noqa: ANN401 - those of open()
+    """Write a file that takes its name when it is complete and on the disk; until then an earlier one stays.
+
+    A process that is killed leaves at most a file ``NAME.part`` behind, which the next writer of the same file replaces.
+
+    Args:
+        path: The file.
+        mode: As for open().
+        options: As for open().
+    """
+    part = path.with_name(f"{path.name}.part")  # in the same folder: a move between file systems is a copy
+    try:
+        with part.open(mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to the disk, too, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def keep_earlier(path: Path) -> Path | None:
+    """Give an existing ``name.csv`` the first free name of ``name.1.csv``, ``name.2.csv`` and so on; that name, or None."""
+    if not path.exists():
+        return None
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(kept)

@@ -1,0 +1,44 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dropkey_cli.commands.fsdp import shard_units
+from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.models.factory import create_model
+from dropkey_cli.patching.apply import apply_dropkey
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("vit_tiny_patch16_224", [f"blocks.{block}" for block in range(12)]),
+        (
+            "swin_tiny_patch4_window7_224",
+            [f"layers.{s}.blocks.{b}" for s, depth in enumerate((2, 2, 6, 2)) for b in range(depth)],
+        ),
+        ("cait_xxs24_224", [*(f"blocks.{block}" for block in range(24)), "blocks_token_only.0", "blocks_token_only.1"]),
+        ("maxvit_tiny_tf_224", None),
+        ("t2t_vit_7", None),
+        ("resnet18", []),
+    ],
+)
+@pytest.mark.parametrize("patched", [True, False])
+def test_blocks_are_found_without_configuration(name: str, units: list[str] | None, patched: bool) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=10, image_size=224, pretrained=False)
+    if patched and units != []:
+        apply_dropkey(model, DropKeySettings(), example_inputs=(torch.empty(2, 3, 224, 224, device="meta"),))
+    found = shard_units(model)
+    if units is not None:
+        assert found == units
+    else:  # nothing large is left for the root
+        inside = sum(parameter.numel() for unit in found for parameter in model.get_submodule(unit).parameters())
+        assert inside > 0.5 * sum(parameter.numel() for parameter in model.parameters())
+    assert not any(one.startswith(f"{other}.") for one in found for other in found)
+
+
+def test_torchs_own_attention_is_found() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 3, enable_nested_tensor=False)
+    assert shard_units(encoder) == ["layers.0", "layers.1", "layers.2"]
+    assert timm.__version__

@@ -1,0 +1,168 @@
+"""Metrics, predictions, masks and checkpoints on 1, 2 and 4 processes."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.commands.forks import QUICKSTART, RUN, log, run, run_on
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on: this process has threads
+]
+OVERLAYS = Path(QUICKSTART).parent / "overlays"
+FIT = (
+    "fit", "--config", QUICKSTART, "--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--data.batch_size=8",
+    "--trainer.log_every_n_steps=1",
+)  # fmt: skip
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def table(folder: Path) -> dict[str, float]:
+    """The metrics that were printed last."""
+    cells = [[cell.strip() for cell in line.split("│")] for line in log(folder).splitlines() if line.count("│") == 3]
+    return {row[1]: float(row[2]) for row in cells}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two processes, and eleven images."""
+    folder = tmp_path_factory.mktemp("two")
+    assert run_on(2, [*FIT, "--config", str(OVERLAYS / "ddp.yaml")], folder) == [0, 0], log(folder)
+    (folder / "images").mkdir()
+    for number in range(11):
+        Image.effect_noise((20, 24), 90 + number).save(folder / "images" / f"{number:02}.png")
+    (folder / "images" / "05.png").write_bytes(b"broken")
+    return folder
+
+
+def test_processes_make_one_run_and_count_together(trained: Path) -> None:
+    assert [str(path.relative_to(trained)) for path in trained.glob("runs/*/*")] == [str(RUN)]
+    rows = [row for row in read_csv(trained / RUN / "metrics.csv") if row["drop_ratio/mean"]]
+    assert len(rows) == 6
+    draws = 8 * 4 * 16 * 16  # per process and step: images, heads, queries, keys
+    counted = [float(row[f"drop_ratio/blocks.{block}.attn"]) * 2 * draws for row in rows for block in range(5)]
+    assert all(count == pytest.approx(round(count), abs=1e-6) for count in counted)
+    assert any(round(count) % 2 for count in counted)  # not one process's share, nor the same in both
+
+
+def test_validation_in_training_is_that_of_one_process(trained: Path) -> None:
+    rows = [row for row in read_csv(trained / RUN / "metrics.csv") if row["val/acc1"]]
+    assert run(["validate", "--ckpt_path=last"], trained) == 0
+    assert {name: float(rows[-1][name]) for name in table(trained)} == pytest.approx(table(trained), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_metrics_are_those_of_one_process(count: int, strategy: str, trained: Path) -> None:
+    # 359 images: no multiple of the processes, nor of the batches
+    words = ["test", "--ckpt_path=last", "--data.batch_size=7"]
+    assert run(words, trained) == 0
+    alone = table(trained)
+    assert run_on(count, [*words, f"--trainer.strategy={strategy}"], trained) == [0] * count, log(trained)
+    together = table(trained)
+    loss, loss_alone = together.pop("test/loss"), alone.pop("test/loss")
+    assert together == alone  # counts are exact
+    assert loss == pytest.approx(loss_alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", [11, 1])
+def test_predictions_are_those_of_one_process(count: int, images: int, trained: Path) -> None:
+    words = ["predict", "--ckpt_path=last", "--data.batch_size=2", "--data.root", "images" if images > 1 else "images/03.png"]
+    assert run([*words, "--output=one.csv"], trained) == 0
+    assert run_on(count, [*words, "--output=many.csv"], trained) == [0] * count, log(trained)
+    one, many = (read_csv(trained / name) for name in ("one.csv", "many.csv"))
+    assert len(one) == images
+    assert [row["path"] for row in many] == [row["path"] for row in one]
+    for row, other in zip(one, many, strict=True):
+        assert (row["prediction"], row["error"]) == (other["prediction"], other["error"])
+        assert float(row["probability"] or 0) == pytest.approx(float(other["probability"] or 0), abs=2e-6)
+    assert not list(trained.glob("*.part"))
+    for name in ("one.csv", "many.csv"):
+        (trained / name).unlink()
+
+
+def test_a_killed_process_leaves_no_half_written_predictions(trained: Path) -> None:
+    def die_midway() -> None:
+        from dropkey_cli.callbacks.predictions import PredictionWriter
+
+        original = PredictionWriter.on_predict_batch_end
+
+        def dying(self: PredictionWriter, *arguments: Any) -> None:  # noqa: ANN401 - the hook's
+            if os.environ["LOCAL_RANK"] == "1" and arguments[4] == 2:  # batch_idx
+                os.kill(os.getpid(), 9)
+            original(self, *arguments)
+
+        PredictionWriter.on_predict_batch_end = dying  # type: ignore[assignment, method-assign]  # in a process of its own
+
+    words = ["predict", "--ckpt_path=last", "--data.batch_size=2", "--data.root=images", "--output=lost.csv"]
+    codes = run_on(2, words, trained, prepare=die_midway)
+    assert codes[1] == -9
+    assert codes[0] > 0
+    assert not list(trained.glob("lost*"))
+
+
+def test_masks_differ_between_processes_and_repeat_with_the_seed(tmp_path: Path) -> None:
+    def note_seeds() -> None:
+        from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+
+        original = BatchSeeds.on_train_batch_start
+
+        def noting(self: BatchSeeds, *arguments: Any) -> None:  # noqa: ANN401 - the hook's
+            original(self, *arguments)
+            print("seed", torch.initial_seed())
+
+        BatchSeeds.on_train_batch_start = noting  # type: ignore[assignment, method-assign]  # in a process of its own
+
+    seeds, rows = [], []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        assert run_on(2, [*FIT, "--trainer.strategy=ddp"], tmp_path / name, prepare=note_seeds) == [0, 0]
+        lines = [line for rank in range(2) for line in log(tmp_path / name, rank).splitlines() if line.startswith("seed")]
+        seeds.append(lines)
+        rows.append(read_csv(tmp_path / name / RUN / "metrics.csv"))
+    assert len(set(seeds[0])) == 12  # every batch of every process
+    assert seeds[0] == seeds[1]
+    assert rows[0] == rows[1]
+
+
+def test_a_sharded_run_makes_ordinary_checkpoints_and_goes_on(tmp_path: Path) -> None:
+    words = [*FIT, "--config", str(OVERLAYS / "fsdp.yaml"), "--trainer.gradient_clip_val=1"]
+    assert run_on(2, words, tmp_path) == [0, 0], log(tmp_path)
+    saved = torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert {type(value) for value in saved["state_dict"].values()} == {torch.Tensor}
+    assert saved["state_dict"]["network.blocks.0.attn.qkv.weight"].shape == (192, 64)
+    assert run(["test", "--ckpt_path=last"], tmp_path) == 0, log(tmp_path)
+    assert run_on(2, ["fit", "--resume=last", "--trainer.max_epochs=3"], tmp_path) == [0, 0], log(tmp_path)
+    assert [row["epoch"] for row in read_csv(tmp_path / RUN / "metrics.csv") if row["val/acc1"]] == ["0", "1", "2"]
+
+
+def test_a_wrong_output_ends_all_processes(trained: Path) -> None:
+    codes = run_on(2, ["predict", "--ckpt_path=last", "--data.root=images", "--output=images"], trained)
+    assert codes[0] == 2
+    assert "--output 'images' is a folder" in log(trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["-m", "dropkey_cli"], ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "dropkey_cli"]]
+)
+def test_real_launchers(launcher: list[str], tmp_path: Path) -> None:
+    words = [sys.executable, *launcher, *FIT, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")] == [str(RUN)]
+    assert len(read_csv(tmp_path / RUN / "metrics.csv")) > 6

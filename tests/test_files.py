@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dropkey_cli.files import keep_earlier, whole_file
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+    with whole_file(path, "w", encoding="utf-8") as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "earlier"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"earlier")
+    with pytest.raises(error), whole_file(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, order = tmp_path / "a.bin", list[str]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append("folder" if path.exists() else "file"))
+    with whole_file(path) as file:
+        file.write(b"content")
+    assert order == ["file", "folder"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(b"half of something longer")
+    with whole_file(tmp_path / "a.bin") as file:
+        file.write(b"whole")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.bin", b"whole")]
+
+
+def test_earlier_files_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    assert keep_earlier(path) is None
+    for content in "abc":
+        keep_earlier(path)
+        path.write_text(content)
+    assert keep_earlier(path) == tmp_path / "p.3.csv"
+    assert [(tmp_path / f"p.{number}.csv").read_text() for number in (1, 2, 3)] == ["a", "b", "c"]
+    assert not path.exists()

@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except InputError as error:
-        print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{_speaker()}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{_speaker()}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("dropkey: interrupted", file=sys.stderr)
@@ -136,6 +136,12 @@ def _large_imports() -> Iterator[None]:
     if first:
         gc.freeze()
         atexit.register(gc.unfreeze)  # at exit, triton's bindings report what is still there as leaked, at length
+
+
+def _speaker() -> str:
+    """The program, and which of its processes where it is not the first."""
+    number = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    return "dropkey" if number == "0" else f"dropkey (process {number})"
 
 
 def _one_line(error: InputError | RunError) -> str:

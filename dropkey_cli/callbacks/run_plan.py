@@ -43,10 +43,11 @@ class RunPlan(Callback):
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
     device = trainer.strategy.root_device.type
+    strategy = f" ({type(trainer.strategy).__name__})" if trainer.world_size > 1 else ""
     epochs = f"{trainer.max_epochs} epochs, " if trainer.max_epochs != -1 else ""
     return [
         ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps"),
-        ("device", f"{trainer.world_size} × {device}, precision {trainer.precision}"),
+        ("device", f"{trainer.world_size} × {device}{strategy}, precision {trainer.precision}"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
+from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
 from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
@@ -127,7 +129,7 @@ class RunCLI(LightningCLI):
         threads = "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine."
         parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
         if self.command != "fit":
-            parser.set_defaults({"trainer.devices": 1})  # on more, the last batches hold images twice
+            parser.set_defaults({"trainer.devices": 1})  # a few images are classified before more processes have started
         # Everywhere, so that a run's config.yaml is valid for every command
         name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
         parser.add_argument("--name", type=str | None, help=name)
@@ -198,7 +200,7 @@ class RunCLI(LightningCLI):
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
             callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
-        callbacks.append(self.signals)
+        callbacks += [self.signals, SkippedImages()]
         config["plugins"] = [*_as_list(config.get("plugins")), DurableCheckpointIO()]
         terminal = sys.stdout.isatty()
         if config.get("enable_progress_bar") is None:
@@ -244,8 +246,8 @@ class RunCLI(LightningCLI):
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
         seed = yaml.safe_load(self.asked)["seed_everything"]
-        if seed is not False:
-            callbacks.append(BatchSeeds(int(seed)))
+        # Torch starts every process at the same seed: without one of the run's, each gets its own
+        callbacks.append(BatchSeeds(secrets.randbits(62) if seed is False else int(seed)))
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))

@@ -1,5 +1,6 @@
 """The one data set of all sources: images from files or from memory, with label, index and path."""
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -57,11 +58,12 @@ class ImageDataset(Dataset[Example]):
         samples: File and label of each image; the label is -1 where it is unknown.
         transform: From an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
-        on_error: What an unreadable file does: ``raise`` stops, ``record`` gives zeros and fills ``error``.
+        on_error: What an unreadable file does: ``raise`` stops, ``skip`` and ``record`` give zeros and fill ``error``; where
+            the file's whole folder is gone, only ``record`` does not stop.
         images: The images themselves, if they are in memory; then no file is read.
 
     Raises:
-        InputError: From reading an item, if its file cannot be read and ``on_error`` is ``raise``.
+        InputError: From reading an item, if its file cannot be read and ``on_error`` says to stop.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class ImageDataset(Dataset[Example]):
         transform: Transform,
         *,
         image_size: int,
-        on_error: Literal["raise", "record"] = "raise",
+        on_error: Literal["raise", "skip", "record"] = "raise",
         images: Sequence[Image.Image] | None = None,
     ) -> None:
         assert images is None or len(images) == len(samples)
@@ -96,8 +98,13 @@ class ImageDataset(Dataset[Example]):
             pil_image = load_image(path) if self.images is None else self.images[index]
         except OSError as reason:
             error = " ".join(str(reason).split())  # one line
+            if self.on_error != "record" and not os.path.isdir(folder := os.path.dirname(path) or "."):
+                raise InputError(f"cannot read {path!r}: the folder {folder!r} is gone; mount or restore it") from reason
             if self.on_error == "raise":
-                raise InputError(f"cannot read {path!r} ({error}); expected an image; repair or remove it") from reason
+                raise InputError(
+                    f"cannot read {path!r} ({error}); expected an image; repair or remove it, or skip what cannot be read: "
+                    "--data.on_error skip"
+                ) from reason
             image = self._zeros()
         else:
             with seeded(seed):

@@ -1,6 +1,7 @@
 """Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
 import os
+from typing import Literal
 
 from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
 from dropkey_cli.data.dataset import ImageDataset, Sample
@@ -32,6 +33,8 @@ class ImageFolder(ImageData):
         crop_mode: What evaluation does with an image that is not square: center, squash or border.
         crop_scale: Smallest and largest share of the area that a training crop covers.
         hflip: Probability of mirroring a training image left and right.
+        on_error: What an image that cannot be read does: raise ends the run with its name; skip leaves it out, of training
+            and of metrics, names it and counts it.
         batch_size: Images per step and device.
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
@@ -52,6 +55,7 @@ class ImageFolder(ImageData):
         crop_mode: str | None = None,
         crop_scale: tuple[float, float] = (0.35, 1.0),
         hflip: float = 0.5,
+        on_error: Literal["raise", "skip"] = "raise",
         batch_size: int = 64,
         num_workers: int | None = None,
     ) -> None:
@@ -68,6 +72,7 @@ class ImageFolder(ImageData):
         self.crop_mode = crop_mode
         self.crop_scale = crop_scale
         self.hflip = hflip
+        self.on_error = on_error
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -107,6 +112,7 @@ class ImageFolder(ImageData):
                 samples[split],
                 train if split == "train" else eval_transform(preprocessing),
                 image_size=preprocessing.image_size,
+                on_error=self.on_error,
             )
             for split in ("train", "val", "test")
             if split in samples

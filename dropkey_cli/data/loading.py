@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -95,9 +96,12 @@ def seeded(seed: int | None) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def run_seed() -> int:
-    """The seed of the run, which ``seed_everything`` leaves in the environment; 0 without one."""
-    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+def run_seed(trainer: Any) -> int:  # noqa: ANN401 - a Trainer or None
+    """The seed of the run, which ``seed_everything`` leaves in the environment; without one, another every time."""
+    if "PL_GLOBAL_SEED" in os.environ:
+        return int(os.environ["PL_GLOBAL_SEED"])
+    seed = secrets.randbits(62)
+    return seed if trainer is None else int(trainer.strategy.broadcast(seed))  # all processes share one order
 
 
 def process_of(trainer: Any) -> dict[str, int]:  # noqa: ANN401 - a Trainer or None

@@ -74,7 +74,7 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""
         dataset = self._split("train", "put images in train/")
-        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(), **process_of(self.trainer)))
+        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), **process_of(self.trainer)))
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The validation images, in order."""

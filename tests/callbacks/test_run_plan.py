@@ -19,10 +19,14 @@ class Talks:
         return self.lines
 
 
+class DDPStrategy(SimpleNamespace):
+    """The little of a strategy that is looked at: its name and device."""
+
+
 def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer that the plan needs
     values: dict[str, object] = {
         "datamodule": Talks(("data", "3 classes")),
-        "strategy": SimpleNamespace(root_device=torch.device("cpu")),
+        "strategy": DDPStrategy(root_device=torch.device("cpu")),
         "max_epochs": 2,
         "estimated_stepping_batches": 8,
         "world_size": 4,
@@ -44,7 +48,7 @@ def test_plan_in_the_order_in_which_it_is_known(capsys: pytest.CaptureFixture[st
         "model       a vit",
         "            resampled",
         "training    2 epochs, 8 optimizer steps",
-        "device      4 × cpu, precision 32-true",
+        "device      4 × cpu (DDPStrategy), precision 32-true",
         "run folder  runs/a/version_0",
     ]
 

@@ -152,10 +152,7 @@ def test_dropkey_changes_what_is_learned(dropkey: Dropkey) -> None:
     assert [row["train/loss"] for row in first] != [row["train/loss"] for row in second]
 
 
-@pytest.mark.parametrize(("seed", "used"), [("5", [5]), ("false", [])])
-def test_batches_are_seeded_with_the_runs_seed(
-    seed: str, used: list[int], dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_seeded_with_the_runs_seed(dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
     class Recorded(BatchSeeds):
@@ -163,8 +160,10 @@ def test_batches_are_seeded_with_the_runs_seed(
             seeds.append(self.seed)
 
     monkeypatch.setattr("dropkey_cli.commands.run.BatchSeeds", Recorded)
-    assert dropkey(*QUICKSTART, "--trainer.fast_dev_run=true", f"--seed_everything={seed}").code == 0
-    assert seeds == used
+    for seed in ("5", "false", "false"):
+        assert dropkey(*QUICKSTART, "--trainer.fast_dev_run=true", f"--seed_everything={seed}").code == 0
+    assert seeds[0] == 5
+    assert len(set(seeds)) == 3  # without a seed another one every time, and so in every process
 
 
 def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropkey: Dropkey) -> None:
@@ -387,6 +386,26 @@ def test_metrics_of_an_image_folder_equal_scikit_learns_on_the_predictions(flags
     shutil.rmtree(flags / "train")  # evaluation needs no training images
     shutil.rmtree(flags / "val")
     assert printed_metrics(dropkey("test", "--ckpt_path=last").out) == tested
+
+
+def test_unreadable_images_stop_or_are_skipped_and_counted(flags: Path, dropkey: Dropkey) -> None:
+    words = ("--data.root", str(flags), *SMALL, "--trainer.max_epochs=1", "--data.batch_size=5", "--model.lr=1e-3")
+    broken = [flags / "train/ant/3.png", flags / "val/ant/0.png", flags / "val/bee/1.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    outcome = dropkey("fit", *words)
+    assert outcome.code == 2
+    assert str(flags / "train") in outcome.err or str(flags / "val") in outcome.err
+    outcome = dropkey("fit", *words, "--data.on_error=skip")
+    assert outcome.code == 0
+    assert sorted(line.split("'")[1] for line in outcome.err.splitlines() if line.startswith("skipped")) == sorted(
+        map(str, broken)
+    )
+    assert f"3 unreadable images skipped: {broken[0]}, {broken[1]}, {broken[2]} (dropkey check lists all)" in outcome.out
+    with_them = printed_metrics(dropkey("validate", "--ckpt_path=last").out)
+    for path in broken:
+        path.unlink()
+    assert printed_metrics(dropkey("validate", "--ckpt_path=last").out) == pytest.approx(with_them, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,23 @@ def test_unreadable_image_stops_training_and_is_named(samples: list[Sample], num
         next(iter(loader))
 
 
+def test_a_folder_that_is_gone_stops_even_what_skips(samples: list[Sample], tmp_path: Path) -> None:
+    for on_error in ("raise", "skip", "record"):
+        (tmp_path / "photos").mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
+        dataset = ImageDataset([Sample(str(tmp_path / "photos/a.png"), 0)], PLAIN, image_size=4, on_error=on_error)  # type: ignore[arg-type]  # words
+        assert dataset[0]["error"] == ""
+        (tmp_path / "photos/a.png").unlink()
+        if on_error != "raise":
+            assert "No such file" in dataset[0]["error"]
+        (tmp_path / "photos").rmdir()
+        if on_error == "record":  # a row of predictions
+            assert "No such file" in dataset[0]["error"]
+        else:
+            with pytest.raises(InputError, match=r"cannot read '.*a\.png': the folder '.*photos' is gone; mount or restore it"):
+                _ = dataset[0]
+
+
 def test_images_in_memory_are_not_read_from_disk() -> None:
     images = [Image.new("RGB", (4, 4), "white"), Image.new("RGB", (4, 4), "black")]
     dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, images=images)

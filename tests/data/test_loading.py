@@ -119,9 +119,11 @@ def test_padding_counts_nowhere() -> None:
 
 def test_the_run_says_seed_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    assert run_seed() == 0
+    first = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _: 12))  # what the first process has drawn
+    assert run_seed(first) == 12
+    assert run_seed(None) != run_seed(None)
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    assert run_seed() == 7
+    assert run_seed(first) == run_seed(None) == 7
     assert process_of(None) == process_of(SimpleNamespace(distributed_sampler_kwargs=None)) == {"num_replicas": 1, "rank": 0}
     assert process_of(SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 3, "rank": 2})) == {
         "num_replicas": 3,

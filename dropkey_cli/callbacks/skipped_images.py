@@ -1,0 +1,73 @@
+"""Names and counts the images that could not be read, so that none goes missing in silence."""
+
+import sys
+from typing import Any
+
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+
+from dropkey_cli.data.dataset import Batch
+from dropkey_cli.errors import RunError
+
+NAMED = 10
+
+
+class SkippedImages(Callback):
+    """With ``--data.on_error skip``: one line for each of the first unreadable images, and their number at the end.
+
+    Stops where most images of an epoch cannot be read: then something else is wrong.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[str, None] = {}
+        self._seen = self._skipped = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: object
+    ) -> None:
+        """Look at a batch's errors."""
+        for path, error in zip(batch["path"], batch["error"], strict=True):
+            self._seen += 1
+            if error:
+                self._skipped += 1
+                self._note(path, error)
+
+    on_validation_batch_end = on_test_batch_end = on_train_batch_end
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on with what is left.
+
+        Raises:
+            RunError: If more than half of the images were skipped.
+        """
+        seen, skipped = self._seen, self._skipped
+        self._seen = self._skipped = 0
+        if 2 * skipped > seen:
+            raise RunError(f"{skipped} of {seen} images could not be read: dropkey check --data.root ROOT says why; mend that")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how many there were, on all processes."""
+        gathered: list[Any] = [list(self.paths)]
+        if trainer.world_size > 1:
+            gathered = [None] * trainer.world_size
+            dist.all_gather_object(gathered, list(self.paths))
+        paths = sorted({path for each in gathered for path in each})
+        if paths and trainer.is_global_zero:
+            named = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
+            print(f"{len(paths)} unreadable image{'s'[: len(paths) != 1]} skipped: {named} (dropkey check lists all)")
+
+    on_test_end = on_train_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As after a test, if validation is all there is."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
+            self.on_train_end(trainer, pl_module)
+
+    def _note(self, path: str, error: str) -> None:
+        if path in self.paths:
+            return
+        self.paths[path] = None
+        if len(self.paths) <= NAMED:
+            print(f"skipped {path!r}: {error}", file=sys.stderr)
+        elif len(self.paths) == NAMED + 1:
+            print("further unreadable images are only counted", file=sys.stderr)

@@ -1,0 +1,65 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dropkey_cli.callbacks.skipped_images import SkippedImages
+from dropkey_cli.errors import RunError
+
+MODULE: Any = None  # not looked at
+
+
+def trainer(*, training: bool = True) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
+    progress = SimpleNamespace(total=SimpleNamespace(ready=int(training)))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(world_size=1, is_global_zero=True, fit_loop=loop)
+
+
+def batch(**errors: str) -> Any:  # noqa: ANN401 - a Batch
+    return {"path": list(errors), "error": list(errors.values())}
+
+
+def test_each_is_named_once_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    for _ in range(2):
+        skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="truncated", c="empty", d="", e=""))
+        skipped.on_train_epoch_end(trainer(), MODULE)
+    skipped.on_validation_batch_end(trainer(), MODULE, None, batch(v="no image"))
+    skipped.on_validation_end(trainer(), MODULE)
+    out, err = capsys.readouterr()
+    assert err.splitlines() == ["skipped 'b': truncated", "skipped 'c': empty", "skipped 'v': no image"]
+    assert out == ""
+    skipped.on_train_end(trainer(), MODULE)
+    assert capsys.readouterr().out == "3 unreadable images skipped: b, c, v (dropkey check lists all)\n"
+
+
+def test_many_are_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    skipped.on_test_batch_end(trainer(), MODULE, None, batch(**{f"x{number:02}": "empty" for number in range(30)}))
+    skipped.on_test_end(trainer(), MODULE)
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-2:] == ["skipped 'x09': empty", "further unreadable images are only counted"]
+    assert out == "30 unreadable images skipped: x00, x01, x02, … (dropkey check lists all)\n"
+
+
+def test_nothing_is_said_where_all_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="", b=""))
+    skipped.on_validation_end(trainer(training=False), MODULE)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_validation_alone_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="empty", b=""))
+    skipped.on_validation_end(trainer(training=False), MODULE)
+    assert capsys.readouterr().out == "1 unreadable image skipped: a (dropkey check lists all)\n"
+
+
+def test_a_run_on_next_to_nothing_stops() -> None:
+    skipped = SkippedImages()
+    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone"))
+    skipped.on_train_epoch_end(trainer(), MODULE)  # half of them is enough
+    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone", c="gone"))
+    with pytest.raises(RunError, match=r"2 of 3 images could not be read: dropkey check"):
+        skipped.on_train_epoch_end(trainer(), MODULE)

@@ -23,7 +23,13 @@ class SkippedImages(Callback):
         self._seen = self._skipped = 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: object
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Look at a batch's errors."""
         for path, error in zip(batch["path"], batch["error"], strict=True):

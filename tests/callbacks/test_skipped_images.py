@@ -22,9 +22,9 @@ def batch(**errors: str) -> Any:  # noqa: ANN401 - a Batch
 def test_each_is_named_once_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = SkippedImages()
     for _ in range(2):
-        skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="truncated", c="empty", d="", e=""))
+        skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="truncated", c="empty", d="", e=""), 0)
         skipped.on_train_epoch_end(trainer(), MODULE)
-    skipped.on_validation_batch_end(trainer(), MODULE, None, batch(v="no image"))
+    skipped.on_validation_batch_end(trainer(), MODULE, None, batch(v="no image"), 0)
     skipped.on_validation_end(trainer(), MODULE)
     out, err = capsys.readouterr()
     assert err.splitlines() == ["skipped 'b': truncated", "skipped 'c': empty", "skipped 'v': no image"]
@@ -35,7 +35,7 @@ def test_each_is_named_once_and_all_are_counted(capsys: pytest.CaptureFixture[st
 
 def test_many_are_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = SkippedImages()
-    skipped.on_test_batch_end(trainer(), MODULE, None, batch(**{f"x{number:02}": "empty" for number in range(30)}))
+    skipped.on_test_batch_end(trainer(), MODULE, None, batch(**{f"x{number:02}": "empty" for number in range(30)}), 0)
     skipped.on_test_end(trainer(), MODULE)
     out, err = capsys.readouterr()
     assert err.splitlines()[-2:] == ["skipped 'x09': empty", "further unreadable images are only counted"]
@@ -44,22 +44,22 @@ def test_many_are_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_is_said_where_all_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = SkippedImages()
-    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="", b=""))
+    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="", b=""), 0)
     skipped.on_validation_end(trainer(training=False), MODULE)
     assert capsys.readouterr() == ("", "")
 
 
 def test_validation_alone_counts(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = SkippedImages()
-    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="empty", b=""))
+    skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="empty", b=""), 0)
     skipped.on_validation_end(trainer(training=False), MODULE)
     assert capsys.readouterr().out == "1 unreadable image skipped: a (dropkey check lists all)\n"
 
 
 def test_a_run_on_next_to_nothing_stops() -> None:
     skipped = SkippedImages()
-    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone"))
+    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone"), 0)
     skipped.on_train_epoch_end(trainer(), MODULE)  # half of them is enough
-    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone", c="gone"))
+    skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone", c="gone"), 0)
     with pytest.raises(RunError, match=r"2 of 3 images could not be read: dropkey check"):
         skipped.on_train_epoch_end(trainer(), MODULE)

@@ -53,7 +53,7 @@ def test_a_folder_that_is_gone_stops_even_what_skips(samples: list[Sample], tmp_
     for on_error in ("raise", "skip", "record"):
         (tmp_path / "photos").mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
-        dataset = ImageDataset([Sample(str(tmp_path / "photos/a.png"), 0)], PLAIN, image_size=4, on_error=on_error)  # type: ignore[arg-type]  # words
+        dataset = ImageDataset([Sample(str(tmp_path / "photos/a.png"), 0)], PLAIN, image_size=4, on_error=on_error)
         assert dataset[0]["error"] == ""
         (tmp_path / "photos/a.png").unlink()
         if on_error != "raise":

@@ -232,10 +232,11 @@ class RunCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
-            end_children(self.trainer)
-            self._give_back_folder()
-            if self.folder is not None and not self.signals.obeyed and (self.folder / "checkpoints" / "last.ckpt").is_file():
-                print(f"saved before that; continue with: dropkey fit --resume {self.folder}", file=sys.stderr)
+            if not self.signals.obeyed:  # else all processes have agreed to end
+                end_children(self.trainer)
+                self._give_back_folder()
+                if self.folder is not None and (self.folder / "checkpoints" / "last.ckpt").is_file():
+                    print(f"saved before that; continue with: dropkey fit --resume {self.folder}", file=sys.stderr)
             raise
 
     def _give_back_folder(self) -> None:

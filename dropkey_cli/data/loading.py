@@ -3,6 +3,7 @@
 import os
 import random
 import secrets
+import signal
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -94,6 +95,16 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(before)
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a process that loads images: they reach it too, and the run wants to save and end by itself.
+
+    Args:
+        worker: Number of the process; not needed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run_seed(trainer: Any) -> int:  # noqa: ANN401 - a Trainer or None

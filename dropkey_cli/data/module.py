@@ -8,7 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import NO_LABEL, Batch, Example, ImageDataset, Sample
-from dropkey_cli.data.loading import EvalSampler, TrainSampler, process_of, run_seed
+from dropkey_cli.data.loading import EvalSampler, TrainSampler, leave_signals_to_the_run, process_of, run_seed
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.data.reading import list_images
 from dropkey_cli.errors import InputError
@@ -116,6 +116,7 @@ class ImageData(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=num_workers,
+            worker_init_fn=leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )

@@ -83,16 +83,24 @@ def log(folder: Path, rank: int = 0) -> str:
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
-def signal_itself(number: int, *, batch: int) -> Callable[[], object]:
-    """What makes a process send itself a signal at its n-th training batch, counted from 1."""
+def signal_itself(number: int, *, batch: int, to_all: bool = False) -> Callable[[], object]:
+    """What makes a process send itself a signal at its n-th training batch, counted from 1.
+
+    Args:
+        number: The signal.
+        batch: When.
+        to_all: Send it to the processes that load images, too, as a terminal does.
+    """
 
     def prepare() -> None:
+        if to_all:
+            os.setsid()
         original, seen = BatchSeeds.on_train_batch_start, []
 
         def counting(self: BatchSeeds, *arguments: Any) -> None:  # noqa: ANN401 - the hook's
             seen.append(0)
             if len(seen) == batch:
-                os.kill(os.getpid(), number)
+                (os.killpg if to_all else os.kill)(os.getpid(), number)
             original(self, *arguments)
 
         BatchSeeds.on_train_batch_start = counting  # type: ignore[assignment, method-assign]  # in a process of its own

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "tasks": {"errors", "method", "patching", "models", "data"},
     "callbacks": {"errors", "method", "patching", "models", "data"},
     "benchmark": {"errors", "method", "patching", "models"},
-    "commands": {"errors", "catalog", "checkpoints", "method", "patching", "models", "callbacks", "benchmark"},
+    "commands": {"errors", "catalog", "checkpoints", "method", "patching", "models", "data", "callbacks", "benchmark"},
     "cli": {"errors", "commands", "__version__"},
     "__main__": {"cli"},
     "__init__": {"method", "patching"},

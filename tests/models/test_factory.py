@@ -219,7 +219,7 @@ def hostile_files(folder: Path) -> Iterator[Path]:
     (folder / "type_error.pth").write_bytes(TYPE_ERROR_FIRST)
     zipped(pickle.dumps(Payload()), folder / "zip_of_pickle.pth")
     zipped(TYPE_ERROR_FIRST, folder / "zip_of_type_error.pth")
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)), folder / "script.pth")
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)), folder / "script.pth")  # type: ignore[no-untyped-call]  # untyped
     with tarfile.open(folder / "tar.pth", "w") as file:
         for name in ("pickle", "storages", "tensors"):
             (folder / name).write_bytes(pickle.dumps(Payload()))

@@ -9,6 +9,15 @@ from dropkey_cli.errors import InputError
 
 RUNS = Path("runs")
 _NEEDED = {"config", "preprocessing", "class_names", "model"}
+# What Lightning reads; a checkpoint of weights alone lacks the last five
+_KINDS = {
+    "state_dict": dict,
+    "callbacks": dict | None,
+    "optimizer_states": list | None,
+    "lr_schedulers": list | None,
+    "epoch": int | None,
+    "global_step": int | None,
+}
 _RELEASE = re.compile(r"\d+(\.\d+)+((a|b|rc|\.dev|\.post)\d+)?")
 
 
@@ -94,10 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _faults(checkpoint: dict[str, Any], description: dict[str, Any]) -> Iterator[str]:
     """Names of what is not of the kind that dropkey writes and Lightning reads."""
-    if not isinstance(checkpoint.get("state_dict"), dict):
-        yield "state_dict"
-    if not isinstance(checkpoint.get("callbacks"), dict | None):
-        yield "callbacks"
+    yield from (name for name, kind in _KINDS.items() if not isinstance(checkpoint.get(name), kind))
     if not _has_loops(checkpoint.get("loops")):
         yield "loops"
     if not _RELEASE.fullmatch(str(checkpoint.get("pytorch-lightning_version"))):

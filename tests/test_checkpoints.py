@@ -134,6 +134,10 @@ def test_description_of_a_checkpoint() -> None:
         ({"loops": {"fit_loop": {}}}, "loops"),
         ({"loops": 3}, "loops"),
         ({"callbacks": [1]}, "callbacks"),
+        ({"optimizer_states": {}}, "optimizer_states"),
+        ({"lr_schedulers": "x"}, "lr_schedulers"),
+        ({"epoch": "x"}, "epoch"),
+        ({"global_step": 1.5}, "global_step"),
         ({"class_names": ["a"]}, "class_names"),
         ({"class_names": "ab"}, "class_names"),
         ({"class_names": ["a", 3]}, "class_names"),
@@ -152,8 +156,8 @@ def test_description_of_a_checkpoint() -> None:
     ids=str,
 )
 def test_a_damaged_checkpoint_is_refused_with_what_is_damaged(damage: dict[str, Any], named: str) -> None:
-    outside = {name: value for name, value in damage.items() if name in ("state_dict", "callbacks", "loops") or "-" in name}
-    inside = {name: value for name, value in damage.items() if name not in outside}
+    inside = {name: value for name, value in damage.items() if name in (*DESCRIPTION, "more")}
+    outside = {name: value for name, value in damage.items() if name not in inside}
     torch.save({**CHECKPOINT, **outside, "dropkey": {**DESCRIPTION, **inside}}, "x.ckpt")
     with pytest.raises(InputError, match=rf"^'x.ckpt' is damaged, its {named} cannot be: give one that dropkey fit wrote$"):
         read_checkpoint(Path("x.ckpt"))

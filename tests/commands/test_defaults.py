@@ -114,5 +114,5 @@ def test_preprocessing_that_cannot_be_is_refused_by_name(name: str, value: objec
 @pytest.mark.parametrize("class_path", ["dropkey_cli.nothing.Model", "dropkey_cli.cli.main", "dropkey_cli.Model"])
 def test_a_class_of_ours_that_is_not_there_is_named(class_path: str) -> None:
     config = {"model": {"class_path": class_path, "init_args": {"a": 1}}}
-    with pytest.raises(InputError, match=rf"^the checkpoint wants the class '{class_path}', which this dropkey does not have"):
+    with pytest.raises(InputError, match=rf"^the checkpoint wants the class '{class_path}', which this version of dropkey"):
         checkpoint_defaults({"config": config}, "predict", [])

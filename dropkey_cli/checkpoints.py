@@ -1,12 +1,24 @@
 """Where runs and their checkpoints lie, and what a checkpoint says about itself."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dropkey_cli.errors import InputError
 
 RUNS = Path("runs")
-_NEEDED = {"config", "preprocessing", "class_names"}
+_NEEDED = {"config", "preprocessing", "class_names", "model"}
+# What Lightning reads; a checkpoint of weights alone lacks the last five
+_KINDS = {
+    "state_dict": dict,
+    "callbacks": dict | None,
+    "optimizer_states": list | None,
+    "lr_schedulers": list | None,
+    "epoch": int | None,
+    "global_step": int | None,
+}
+_RELEASE = re.compile(r"\d+(\.\d+)+((a|b|rc|\.dev|\.post)\d+)?")
 
 
 def claim_run_folder(name: str, *, claim: bool = True) -> Path:
@@ -85,7 +97,50 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not description.keys() >= _NEEDED:
         raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
+    if faults := list(_faults(checkpoint, description)):
+        raise InputError(f"{str(path)!r} is damaged, its {', '.join(faults)} cannot be: give one that dropkey fit wrote")
     return description
+
+
+def _faults(checkpoint: dict[str, Any], description: dict[str, Any]) -> Iterator[str]:
+    """Names of what is not of the kind that dropkey writes and Lightning reads."""
+    yield from (name for name, kind in _KINDS.items() if not isinstance(checkpoint.get(name), kind))
+    if not _has_loops(checkpoint.get("loops")):
+        yield "loops"
+    if not _RELEASE.fullmatch(str(checkpoint.get("pytorch-lightning_version"))):
+        yield "pytorch-lightning_version"
+    yield from (name for name, value in description.items() if not _is_plain(value))
+    yield from (name for name in ("config", "model", "preprocessing") if not isinstance(description[name], dict))
+    names = description["class_names"]
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        yield "class_names"
+    if isinstance(description["config"], dict):
+        yield from (f"config.{part}" for part in ("model", "data") if not _is_class(description["config"].get(part)))
+
+
+def _has_loops(value: Any) -> bool:  # noqa: ANN401 - anything that a file can hold
+    """Whether Lightning can go on from there; a checkpoint of weights alone has none."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(
+        isinstance(value.get(f"{name}_loop"), dict) for name in ("fit", "validate", "test", "predict")
+    )
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
+
+
+def _is_class(value: Any) -> bool:  # noqa: ANN401
+    """Whether a part of a config names a class, and its arguments if it has some."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_path"), str)
+        and all(word.isidentifier() for word in value["class_path"].split("."))
+        and isinstance(value.get("init_args", {}), dict)
+    )
 
 
 def _version(folder: Path) -> int:

@@ -21,6 +21,7 @@ TRAINER_COMMANDS = {
 }
 OTHER_COMMANDS = {
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
+    "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
     "benchmark": "what DropKey costs on this machine, in time and memory",
 }
@@ -85,6 +86,12 @@ def _dispatch(words: list[str]) -> None:
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
         _run(command, words[1:])
+    elif command == "check":
+        with _large_imports():
+            from dropkey_cli.commands.check import check
+
+        if not check(words[1:]):
+            raise SystemExit(1)
     elif command == "inspect":
         with _large_imports():
             from dropkey_cli.commands.inspect import inspect

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tasks": {"errors", "method", "patching", "models", "data"},
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data"},
     "benchmark": {"errors", "method", "patching", "models"},
-    "commands": {"errors", "files", "catalog", "checkpoints", "method", "patching", "models", "callbacks", "benchmark"},
+    "commands": {"errors", "files", "catalog", "checkpoints", "method", "patching", "models", "data", "callbacks", "benchmark"},
     "cli": {"errors", "commands", "__version__"},
     "__main__": {"cli"},
     "__init__": {"method", "patching"},

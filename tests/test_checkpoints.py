@@ -10,7 +10,13 @@ import torch
 from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
 from dropkey_cli.errors import InputError
 
-DESCRIPTION = {"config": {"model": {}, "data": {}}, "preprocessing": {}, "class_names": ["a", "b"]}
+DESCRIPTION: dict[str, Any] = {
+    "config": {"model": {"class_path": "a.Model", "init_args": {"lr": 0.1}}, "data": {"class_path": "Data"}},
+    "preprocessing": {"mean": [0.5, 0.5, 0.5], "crop_mode": None},
+    "class_names": ["a", "b"],
+    "model": {"name": "vit"},
+}
+CHECKPOINT: dict[str, Any] = {"dropkey": DESCRIPTION, "state_dict": {}, "pytorch-lightning_version": "2.6.6"}
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +119,54 @@ def test_a_missing_checkpoint_lists_those_there_are(given: str | None, message: 
 
 
 def test_description_of_a_checkpoint() -> None:
-    torch.save({"dropkey": DESCRIPTION, "state_dict": {}}, "good.ckpt")
+    torch.save(CHECKPOINT, "good.ckpt")
+    assert read_checkpoint(Path("good.ckpt")) == DESCRIPTION
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ({"state_dict": None}, "state_dict"),
+        ({"state_dict": [1]}, "state_dict"),
+        ({"pytorch-lightning_version": None}, "pytorch-lightning_version"),
+        ({"pytorch-lightning_version": "x"}, "pytorch-lightning_version"),
+        ({"pytorch-lightning_version": "2.6.6; x"}, "pytorch-lightning_version"),
+        ({"loops": {"fit_loop": {}}}, "loops"),
+        ({"loops": 3}, "loops"),
+        ({"callbacks": [1]}, "callbacks"),
+        ({"optimizer_states": {}}, "optimizer_states"),
+        ({"lr_schedulers": "x"}, "lr_schedulers"),
+        ({"epoch": "x"}, "epoch"),
+        ({"global_step": 1.5}, "global_step"),
+        ({"class_names": ["a"]}, "class_names"),
+        ({"class_names": "ab"}, "class_names"),
+        ({"class_names": ["a", 3]}, "class_names"),
+        ({"class_names": torch.ones(2)}, "class_names, class_names"),
+        ({"preprocessing": "x"}, "preprocessing"),
+        ({"preprocessing": {"mean": torch.ones(3)}}, "preprocessing"),
+        ({"model": None}, "model"),
+        ({"more": {3: 4}}, "more"),
+        ({"config": 3}, "config"),
+        ({"config": {"model": DESCRIPTION["config"]["model"]}}, "config.data"),
+        ({"config": {**DESCRIPTION["config"], "model": {"class_path": 3}}}, "config.model"),
+        ({"config": {**DESCRIPTION["config"], "model": {"class_path": "dropkey_cli./tmp/evil.Model"}}}, "config.model"),
+        ({"config": {**DESCRIPTION["config"], "model": {"class_path": ""}}}, "config.model"),
+        ({"config": {**DESCRIPTION["config"], "model": {"class_path": "a.B", "init_args": [1]}}}, "config.model"),
+    ],
+    ids=str,
+)
+def test_a_damaged_checkpoint_is_refused_with_what_is_damaged(damage: dict[str, Any], named: str) -> None:
+    inside = {name: value for name, value in damage.items() if name in (*DESCRIPTION, "more")}
+    outside = {name: value for name, value in damage.items() if name not in inside}
+    torch.save({**CHECKPOINT, **outside, "dropkey": {**DESCRIPTION, **inside}}, "x.ckpt")
+    with pytest.raises(InputError, match=rf"^'x.ckpt' is damaged, its {named} cannot be: give one that dropkey fit wrote$"):
+        read_checkpoint(Path("x.ckpt"))
+
+
+@pytest.mark.parametrize("version", ["2.6.6", "2.7.0rc1", "2.6.0.dev20251110", "3.0"])
+def test_every_release_of_lightning_has_a_version(version: str) -> None:
+    loops: dict[str, dict[str, Any]] = {f"{name}_loop": {} for name in ("fit", "validate", "test", "predict")}
+    torch.save({**CHECKPOINT, "pytorch-lightning_version": version, "loops": loops, "callbacks": {}}, "good.ckpt")
     assert read_checkpoint(Path("good.ckpt")) == DESCRIPTION
 
 

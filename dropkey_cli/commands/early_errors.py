@@ -13,7 +13,8 @@ from dropkey_cli.commands.signatures import constructor_options, outline, parame
 from dropkey_cli.errors import InputError, did_you_mean
 
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
-_NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}  # of Trainer.fit and the like
+# Of Trainer.fit and the like
+_NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 _OF_A_CLASS = {"class_path", "init_args", "dict_kwargs"}
 
 

@@ -115,6 +115,14 @@ class RunCLI(LightningCLI):
         parser.add_argument("-c", "--config", action="config", help="YAML file with options; several are merged in order.")
         return parser
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """As LightningCLI's, without the option to run a checkpoint's code."""
+        return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
         # Only the one that runs: the other three would cost a second.
         every = self.subcommands()
@@ -149,8 +157,6 @@ class RunCLI(LightningCLI):
             description = read_checkpoint(path)
             sub_parser.set_defaults(checkpoint_defaults(description, self.command, args))
             self.known, self.class_names = description["preprocessing"], description["class_names"]
-        arguments = {option.dest for option in sub_parser._actions}
-        sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
         for part in ("trainer", "model", "data"):
             given = self.config[self.command][part]

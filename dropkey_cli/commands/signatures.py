@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def outline(class_path: str) -> type:
@@ -47,6 +49,41 @@ def constructor_options(cls: type) -> set[str]:
         for field in fields(kind)
     }
     return set(parameters) | nested
+
+
+def wrong_values(cls: type, options: dict[str, Any]) -> list[str]:
+    """The options whose values no constructor call could have had; those that the class does not take are left out.
+
+    Nothing is imported, whatever the values name.
+
+    Args:
+        cls: A class, or its outline.
+        options: Constructor arguments as plain data.
+    """
+    hints = get_type_hints(vars(cls).get("__init__", cls))
+    return [name for name, value in options.items() if name in hints and not _fits(value, hints[name])]
+
+
+def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401 - any value, any type
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is Literal:
+        return value in inner
+    if kind in (Any, dict):
+        return kind is Any or isinstance(value, dict)
+    if kind in (list, tuple):
+        length = len(inner) if kind is tuple and ... not in inner else None
+        each = inner if length else inner[:1] * len(value) if isinstance(value, list) else ()
+        return isinstance(value, list) and len(value) == len(each) and all(map(_fits, value, each))
+    if is_dataclass(kind):
+        known = get_type_hints(kind)
+        return isinstance(value, dict) and all(name in known and _fits(part, known[name]) for name, part in value.items())
+    if kind in (None, NoneType, bool, str) or isinstance(value, bool):
+        return type(value) is (NoneType if kind is None else kind)
+    if isinstance(kind, type) and issubclass(kind, int | float):
+        return isinstance(value, int) or (isinstance(value, float) and issubclass(kind, float))
+    return isinstance(kind, type) and issubclass(kind, os.PathLike) and isinstance(value, str)
 
 
 def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from torchvision.datasets.folder import make_dataset
-
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.reading import is_image_file
+from dropkey_cli.data.reading import is_folder, walk_images
 from dropkey_cli.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -50,7 +48,12 @@ def find_splits(root: str | None) -> dict[str, Path]:
 
 def find_classes(folder: Path) -> list[str]:
     """Names of the sub-folders, sorted; hidden ones are not classes."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{str(folder)!r} cannot be listed ({reason}); expected a folder that you may read") from error
 
 
 def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
@@ -63,16 +66,16 @@ def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
     Raises:
         InputError: If there is no image at all.
     """
-
-    def is_visible_image(path: str) -> bool:
-        return is_image_file(path) and f"{os.sep}." not in path.removeprefix(str(folder))
-
-    labels = {name: label for label, name in enumerate(class_names)}
-    found = make_dataset(str(folder), labels, is_valid_file=is_visible_image, allow_empty=True)
+    labels, above = {name: label for label, name in enumerate(class_names)}, os.path.realpath(folder)
+    found = [
+        Sample(path, labels[name])
+        for name in find_classes(folder)
+        if name in labels
+        for path in walk_images(str(folder / name), seen={above})  # a link back up would bring the other classes
+    ]
     if not found:
         raise InputError(f"no images in the class folders of {str(folder)!r}; {LAYOUT}; put images there")
-    samples = [Sample(path, label) for path, label in found]
-    return sorted(samples, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
+    return sorted(found, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
 
 
 def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:

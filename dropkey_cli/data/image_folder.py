@@ -3,6 +3,7 @@
 import os
 from typing import Literal
 
+from dropkey_cli.data.check import missing_note, refuse_unreadable
 from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
 from dropkey_cli.data.dataset import ImageDataset, Sample
 from dropkey_cli.data.module import ImageData
@@ -106,6 +107,8 @@ class ImageFolder(ImageData):
             shares = self._shares_to_hold_out(samples)
             check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
             samples |= self._hold_out(samples["train"], shares)
+        refuse_unreadable(self.root, samples)
+        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
         self.class_names = class_names
         self.splits = {
             split: ImageDataset(

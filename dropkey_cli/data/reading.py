@@ -1,37 +1,99 @@
 """Finds image files and reads each as 8-bit RGB, the way a viewer would show it."""
 
 import os
+import stat
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dropkey_cli.errors import InputError
+
+_TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(path: str | Path) -> Image.Image:
     """The image in a file as 8-bit RGB: EXIF rotation applied, transparency on white, 16-bit grey scaled down.
 
+    Of several frames, it is the first. EXIF that is damaged turns nothing.
+
     Args:
         path: The file.
 
     Raises:
-        OSError: If the file is missing, damaged, or holds pixels whose range is unknown; the text says which.
+        OSError: If it is no file, is missing, damaged or too large, or its pixels' range is unknown; the text says which.
+    """
+    with open_image(path) as image:
+        image.load()
+        method = _TURNS.get(orientation(image))
+        return _to_rgb(image if method is None else image.transpose(method))
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """The image in a file with its header read and no pixel; all that Pillow raises for it is an OSError.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If the header shows that `load_image` would refuse it; the text says why.
     """
     try:
-        with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except OSError:
-        raise
+        _check_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an image is read or refused; Pillow's remarks would come from every process
+            with Image.open(path) as image:
+                if image.format == "EPS":  # which Pillow would give to Ghostscript, to run
+                    raise OSError("it is a PostScript program, not an image; save it as PNG or JPEG")
+                if image.mode == "F":
+                    raise OSError("its pixels are 32-bit floats, whose range is unknown; save it with 8 or 16 bits per channel")
+                yield image
     except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error … for damaged files
+        if isinstance(error, OSError) and str(error):
+            raise
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 is upright, and so is what its EXIF does not say or is too damaged to say."""
+    try:
+        given = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # what it raises depends on where the damage is
+        return 1
+    return given if given in _TURNS else 1
+
+
+def _check_file(path: str | Path) -> None:
+    """Refuse what holds no bytes; opening a pipe would wait for its writer."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        if not os.path.islink(path):
+            raise
+        raise OSError(f"it is a link to {os.readlink(path)!r}, which does not exist") from error
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise OSError(f"it is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+    if status.st_size == 0:
+        raise OSError("the file is empty")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -41,8 +103,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale 0..65535 to 0..255; ``convert`` would clip everything above 255 to white."""
-    if image.mode == "F":
-        raise OSError("its pixels are 32-bit floats, whose range is unknown; save it with 8 or 16 bits per channel")
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise OSError(
@@ -98,11 +158,11 @@ def list_images(root: str | Path) -> list[str]:
         InputError: If the path does not exist or the folder holds no image.
     """
     root = Path(root).expanduser()
-    if root.is_file():
+    if root.exists() and not root.is_dir():
         return [str(root)]
     if not root.is_dir():
         raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
-    found = list(_walk("" if root == Path() else str(root), seen=set()))
+    found = list(walk_images("" if root == Path() else str(root), seen=set()))
     if not found:
         raise InputError(
             f"--data.root {str(root)!r} holds no images; expected files ending in {', '.join(IMG_EXTENSIONS)}; "
@@ -111,8 +171,13 @@ def list_images(root: str | Path) -> list[str]:
     return found
 
 
-def _walk(folder: str, seen: set[str]) -> Iterator[str]:
-    """The images in a folder and its sub-folders by name; ``seen`` are the folders visited so far."""
+def walk_images(folder: str, seen: set[str]) -> Iterator[str]:
+    """What is named like an image in a folder and its sub-folders, by name; hidden files and folders are skipped.
+
+    Args:
+        folder: The folder; empty for the current one.
+        seen: The real paths of folders that are not entered; those that were visited are added.
+    """
     seen.add(os.path.realpath(folder))
     try:
         with os.scandir(folder or ".") as entries:
@@ -121,20 +186,21 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
         return
     for entry in sorted(known, key=lambda entry: os.path.normcase(entry.name)):
         path = os.path.join(folder, entry.name)
-        if _is_folder(entry):
-            yield from _walk(path, seen)
-        else:
+        if not is_folder(entry):
             yield path
+        elif os.path.realpath(path) not in seen:  # nor may it have been visited since
+            yield from walk_images(path, seen)
 
 
 def _is_wanted(entry: os.DirEntry[str], seen: set[str]) -> bool:
-    if not _is_folder(entry):
+    if not is_folder(entry):
         return is_image_file(entry.name)
     return not entry.name.startswith(".") and os.path.realpath(entry.path) not in seen  # a link can lead back up
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; a link to itself, or where one may not look, does not."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or where one may not look
+    except OSError:
         return False

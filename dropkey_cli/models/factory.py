@@ -1,8 +1,13 @@
 """Builds a timm network by name: the one place that calls ``timm.create_model``."""
 
+import os
+import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import timm
@@ -13,6 +18,11 @@ from timm.models._hub import check_cached_file, get_cache_dir
 from torch import nn
 
 from dropkey_cli.errors import InputError, did_you_mean
+
+PATIENCE = 1.5  # seconds for a server to answer, looking up its name included
+# What timm.create_model takes besides constructor arguments: other weights than those that the plan names
+_NO_MODEL_ARGS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir")
+_SOURCES = ("file", "hf_hub_id", "hf_hub_filename", "url")
 
 
 @dataclass(frozen=True)
@@ -67,30 +77,66 @@ def create_model(
             ``{"pretrained_cfg_overlay": {"file": "weights.pth"}}`` the pretrained weights come from this file.
 
     Raises:
-        InputError: If the name or an argument is unknown, or the weights can neither be found nor fetched.
+        InputError: If the name or an argument is unknown, or the weights can neither be found nor fetched, are those of
+            another network, or would run code when they are loaded.
     """
-    config = pretrained_config(model_name)
+    config = _weights_config(model_name, model_args)
     arguments = {"num_classes": num_classes, **(model_args or {})}
     if "img_size" in arguments:
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
     if "num_classes" in (model_args or {}):
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
     arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
-    if pretrained:
-        _check_weights(model_name, config, _weights_file(model_args))
-    model: nn.Module = timm.create_model(model_name, pretrained=pretrained, **arguments)
-    return model
+    if not pretrained:
+        model: nn.Module = timm.create_model(model_name, **arguments)
+        return model
+    _check_weights(model_name, config)
+    return _load(model_name, arguments, describe_weights(model_name, model_args))
 
 
 def describe_weights(model_name: str, model_args: dict[str, Any] | None = None) -> str:
     """The pretrained weights of ``model_name`` with their source and licence, in one phrase."""
-    config, file = pretrained_config(model_name), _weights_file(model_args)
-    if file is not None:
-        return f"from {file}"
+    config, known = _weights_config(model_name, model_args), pretrained_config(model_name)
+    if config.file is not None:
+        return f"from {config.file}"
     if not config.has_weights:
         return "none are published"
     source = config.hf_hub_id or config.url or "unknown source"
+    if (config.hf_hub_id, config.hf_hub_filename, config.url) != (known.hf_hub_id, known.hf_hub_filename, known.url):
+        return f"from {source}" + (f", file {config.hf_hub_filename}" if config.hf_hub_id and config.hf_hub_filename else "")
     return f"{config.tag or 'default'} weights from {source} (licence: {config.license or 'not stated by timm'})"
+
+
+def _load(model_name: str, arguments: dict[str, Any], source: str) -> nn.Module:
+    """The network with its pretrained weights; without them, it was tried already."""
+    try:
+        with _plain_weights_only():
+            model: nn.Module = timm.create_model(model_name, pretrained=True, **arguments)
+    except Exception as error:  # each way to load them has its own kinds
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+            reason = "the file is damaged, or loading it would run code that is in it"
+        raise InputError(
+            f"the pretrained weights of {model_name}, {source}, cannot be loaded ({reason}): give a file with nothing but the "
+            "weights of this network, best as .safetensors, or train from scratch with --model.pretrained false"
+        ) from error
+    return model
+
+
+@contextmanager
+def _plain_weights_only() -> Iterator[None]:
+    """Let torch.load take tensors and plain data only, whoever calls it.
+
+    timm asks for that, but where a file from a URL makes torch raise a TypeError, timm 1.0.31 loads it again without asking.
+    """
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _fit_to_images(model_name: str, arguments: dict[str, Any], image_size: int, *, native_size: int) -> dict[str, Any]:
@@ -121,22 +167,37 @@ def _construction_error(model_name: str, arguments: dict[str, Any]) -> Exception
     return None
 
 
-def _weights_file(model_args: dict[str, Any] | None) -> str | None:
-    overlay = (model_args or {}).get("pretrained_cfg_overlay") or {}
-    file: str | None = overlay.get("file")
-    return file
+def _weights_config(model_name: str, model_args: dict[str, Any] | None) -> PretrainedCfg:
+    """What timm knows of the weights, with what ``pretrained_cfg_overlay`` in ``model_args`` puts in its place."""
+    given = model_args or {}
+    for name in _NO_MODEL_ARGS:
+        if name in given:
+            raise InputError(
+                f"model_args has {name}, which is no argument of a network: weights of your own are given as "
+                "--model.model_args '{pretrained_cfg_overlay: {file: weights.safetensors}}'"
+            )
+    overlay = given.get("pretrained_cfg_overlay") or {}
+    known = {field.name for field in fields(PretrainedCfg)} - {"source", "state_dict"}
+    if not isinstance(overlay, dict) or not overlay.keys() <= known:
+        raise InputError(f"model_args has pretrained_cfg_overlay {overlay!r}: give e.g. {{file: weights.safetensors}}")
+    for name in _SOURCES:
+        if not isinstance(overlay.get(name), str | None):
+            raise InputError(f"pretrained_cfg_overlay has {name} {overlay[name]!r}: give a text")
+    return replace(pretrained_config(model_name), **overlay)
 
 
-def _check_weights(model_name: str, config: PretrainedCfg, file: str | None) -> None:
+def _check_weights(model_name: str, config: PretrainedCfg) -> None:
     """Refuse at once what would fail after a minute of retries."""
-    if file is not None:
-        if not Path(file).is_file():
-            raise InputError(f"the weights {file!r} in model_args do not exist: give a file, or --model.pretrained false")
+    if config.file is not None:
+        if not Path(config.file).is_file():
+            raise InputError(
+                f"the weights {config.file!r} in model_args do not exist: give a file, or --model.pretrained false"
+            )
         return
     if not config.has_weights:
         raise InputError(f"{model_name} has no pretrained weights: train from scratch with --model.pretrained false")
     if config.hf_hub_id:  # which timm prefers to the URL
-        if not _is_cached(config.hf_hub_id):
+        if not _is_cached(config.hf_hub_id, config.hf_hub_filename):
             reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
             _refuse_to_fetch(model_name, config.hf_hub_id, f"{constants.HF_HUB_CACHE} (HF_HOME)", reason)
     elif isinstance(config.url, str) and not check_cached_file(config.url):
@@ -152,15 +213,28 @@ def _refuse_to_fetch(model_name: str, source: str, cache: str, reason: str | Non
         )
 
 
-def _is_cached(repository: str) -> bool:
-    names = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+def _is_cached(hub_id: str, filename: str | None) -> bool:
+    repository, _, revision = hub_id.partition("@")
+    names = (filename,) if filename else ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names)
 
 
 def _unreachable(address: str) -> str | None:
-    """Why ``address`` does not answer within a second; None if it does."""
-    try:
-        get_session().head(address, timeout=1)
-    except Exception as error:  # every kind of network trouble means the same here
-        return f"{address} does not answer: {type(error).__name__}"
-    return None
+    """Why ``address`` does not answer within a moment; None if it does.
+
+    In a thread that is left behind, because no timeout of a request covers the search for a name's address.
+    """
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(address, timeout=1)
+        except Exception as error:  # every kind of network trouble means the same here
+            answers.append(f"{address} does not answer: {type(error).__name__}")
+        else:
+            answers.append(None)
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answers[0] if answers else f"{address} does not answer within {PATIENCE} seconds"

@@ -238,11 +238,17 @@ class Classification(LightningModule):
         if saved is None:
             raise InputError("this checkpoint was not written by dropkey: it says neither its network nor its classes")
         for what in ("model", "class_names"):
-            if saved[what] != mine[what]:
+            if (given := saved.get(what)) != mine[what]:
                 raise InputError(
-                    f"the checkpoint has {what} {saved[what]}, the options or the data give {mine[what]}: leave those options "
+                    f"the checkpoint has {what} {given}, the options or the data give {mine[what]}: leave those options "
                     "out to take the checkpoint's, or give data of the same classes"
                 )
+        own, stored = _shapes(self.state_dict()), _shapes(checkpoint["state_dict"])
+        if wrong := [name for name in {**own, **stored} if own.get(name) != stored.get(name)]:
+            raise InputError(
+                f"the checkpoint is damaged, {len(wrong)} of its tensors are not those of the network, such as {wrong[0]!r}: "
+                "give one that dropkey fit wrote"
+            )
 
     def describe(self) -> dict[str, Any]:
         """What the network is and expects, as plain data."""
@@ -261,3 +267,7 @@ class Classification(LightningModule):
 def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
     if not accepted:
         raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")
+
+
+def _shapes(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}

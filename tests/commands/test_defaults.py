@@ -1,8 +1,9 @@
+import re
 from typing import Any
 
 import pytest
 
-from dropkey_cli.commands.defaults import checkpoint_defaults
+from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.errors import InputError
 
 DESCRIPTION: dict[str, Any] = {
@@ -24,3 +25,94 @@ def test_a_checkpoint_imports_only_our_classes_unasked(part: str) -> None:
     with pytest.raises(InputError, match=rf"^the checkpoint wants the class 'evil.Module', .* add --{part} evil.Module$"):
         checkpoint_defaults({"config": config}, "test", ["--ckpt_path=x"])
     assert checkpoint_defaults({"config": config}, "test", [f"--{part}", "evil.Module"]) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "trusted"),
+    [
+        (["--model", "evil.Module"], True),
+        (["--model=evil.Module"], True),
+        (["--model.class_path", "evil.Module"], True),
+        (["--model.class_path=evil.Module"], True),
+        (["--ckpt_path", "evil.Module"], False),
+        (["--ckpt_path=evil.Module"], False),
+        (["--ckpt_path", "runs/evil.Module.ckpt"], False),
+        (["--model", "my.evil.Module"], False),
+        (["--data", "evil.Module"], False),
+        (["evil.Module"], False),
+    ],
+    ids=str,
+)
+def test_only_the_option_itself_says_that_a_class_is_trusted(words: list[str], trusted: bool) -> None:
+    config = {**DESCRIPTION["config"], "model": {"class_path": "evil.Module"}}
+    if trusted:
+        assert checkpoint_defaults({"config": config}, "predict", words) == {"model": config["model"]}
+    else:
+        with pytest.raises(InputError, match=r"wants the class 'evil.Module'"):
+            checkpoint_defaults({"config": config}, "predict", words)
+
+
+@pytest.mark.parametrize(
+    ("init_args", "option"),
+    [
+        ({"dropkey": {"class_path": "evil.Settings"}}, "model.init_args.dropkey.class_path"),
+        ({"model_args": {"a": [{"class_path": "evil.Settings"}]}}, "model.init_args.model_args.a.class_path"),
+    ],
+)
+def test_classes_inside_options_are_imported_no_sooner(init_args: dict[str, Any], option: str) -> None:
+    config = {"model": {**DESCRIPTION["config"]["model"], "init_args": init_args}}
+    with pytest.raises(InputError, match=rf"wants the class 'evil.Settings', .* add --{option} evil.Settings$"):
+        checkpoint_defaults({"config": config}, "predict", [])
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "dropkey", "evil.Settings"),
+        ("model", "dropkey", {"ratio": None}),
+        ("model", "dropkey", {"raito": 0.1}),
+        ("model", "lr", "0.1"),
+        ("model", "lr", True),
+        ("model", "model_name", None),
+        ("model", "model_args", [1]),
+        ("model", "pretrained", 1),
+        ("data", "image_size", 1.5),
+        ("data", "crop_scale", [0.5]),
+        ("data", "class_names", "ab"),
+        ("data", "class_names", [1]),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_name(part: str, name: str, value: object) -> None:
+    classes = {"model": DEFAULT_TASK, "data": DEFAULT_DATA}
+    config = {
+        key: {"class_path": class_path, "init_args": {name: value} if key == part else {}}
+        for key, class_path in classes.items()
+    }
+    with pytest.raises(
+        InputError, match=rf"^the checkpoint is damaged, its {part} has {name} {re.escape(repr(value))}: give one"
+    ):
+        checkpoint_defaults({"config": config}, "test", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("image_size", "x"), ("mean", [0.5]), ("std", 3), ("crop_pct", True), ("crop_mode", 3)]
+)
+def test_preprocessing_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+    good = {
+        "image_size": 8,
+        "mean": [0.5, 0, 1],
+        "std": [1.0, 1.0, 1.0],
+        "interpolation": "box",
+        "crop_pct": 1,
+        "crop_mode": None,
+    }
+    checkpoint_defaults({**DESCRIPTION, "preprocessing": good}, "test", [])
+    with pytest.raises(InputError, match=rf"its preprocessing has {name} {re.escape(repr(value))}: give one"):
+        checkpoint_defaults({**DESCRIPTION, "preprocessing": {**good, name: value}}, "test", [])
+
+
+@pytest.mark.parametrize("class_path", ["dropkey_cli.nothing.Model", "dropkey_cli.cli.main", "dropkey_cli.Model"])
+def test_a_class_of_ours_that_is_not_there_is_named(class_path: str) -> None:
+    config = {"model": {"class_path": class_path, "init_args": {"a": 1}}}
+    with pytest.raises(InputError, match=rf"^the checkpoint wants the class '{class_path}', which this version of dropkey"):
+        checkpoint_defaults({"config": config}, "predict", [])

@@ -56,6 +56,7 @@ WRONG = [
     ["--config", "."],
     ["--config"],
     ["--ckpt_path", "nowhere"],
+    ["--weights_only", "false"],
 ]
 WRONG_CONFIGS = [
     "trainr: {max_epochs: 3}",
@@ -67,6 +68,7 @@ WRONG_CONFIGS = [
     "model: [1, 2\ntrainer: x",
     "- 1",
     "ckpt_path: 3",
+    "weights_only: false",
 ]
 
 

@@ -454,7 +454,7 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(factory, "get_session", no_network)
-    monkeypatch.setattr(factory, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(factory, "try_to_load_from_cache", lambda *_, **__: None)
     line = refused("fit", "--model.pretrained=true", "--trainer.accelerator=cpu", *QUICKSTART[1:])
     assert line.startswith("the pretrained weights of vit_tiny_patch16_224 (timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k)")
     assert "train from scratch with --model.pretrained false" in line

@@ -1,13 +1,19 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import yaml
+from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
+from jsonargparse.typing import PositiveInt
 from lightning import Trainer
 
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
-from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
+from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names, wrong_values
+from dropkey_cli.method.settings import DropKeySettings
 
 
 @pytest.mark.parametrize("class_path", [DEFAULT_TASK, DEFAULT_DATA, "dropkey_cli.data.digits.Digits"])
@@ -40,3 +46,57 @@ assert "dropkey_cli.method.settings" in sys.modules
 sys.exit(bool({{"torch", "lightning", "timm", "PIL", {DEFAULT_TASK.rpartition(".")[0]!r}}} & sys.modules.keys()))
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+class Options:
+    def __init__(
+        self,
+        whole: int,
+        number: float | None,
+        word: Literal["a", "b"],
+        flag: bool,
+        pair: tuple[float, float],
+        many: tuple[int, ...],
+        names: list[str] | None,
+        free: Any,  # noqa: ANN401
+        folder: Path,
+        size: PositiveInt,
+        settings: DropKeySettings | None,
+        schedule: Literal["x"] | list[float],
+    ) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("whole", [1, -1], [1.5, True, None, "1", [1]]),
+        ("number", [1, 1.5, None], [True, "1", [1.5], {}]),
+        ("word", ["a", "b"], ["c", None, 1]),
+        ("flag", [True, False], [1, 0, None, "true"]),
+        ("pair", [[1.0, 2]], [[1.0], [1, 2, 3], 1, None, "ab", ["a", "b"]]),
+        ("many", [[], [1], [1, 2, 3]], [1, ["a"], None]),
+        ("names", [[], ["a"], None], ["a", [1], {"a": 1}]),
+        ("free", [1, "a", None, {"b": [1]}], []),
+        ("folder", ["a"], [1, None, {}]),
+        ("size", [1], ["1", 1.5, None]),
+        (
+            "settings",
+            [None, {}, {"ratio": 0.5, "schedule": [0.1, 0]}],
+            ["a.B", {"ratio": "x"}, {"x": 1}, {"class_path": "a.B"}, []],
+        ),
+        ("schedule", ["x", [1, 0.5]], ["y", ["x"], None]),
+    ],
+)
+def test_wrong_values_are_those_that_do_not_fit_the_annotation(name: str, good: list[object], bad: list[object]) -> None:
+    assert [value for value in good if wrong_values(Options, {name: value})] == []
+    assert [value for value in bad if not wrong_values(Options, {name: value})] == []
+    assert wrong_values(Options, {"unknown": 3}) == []
+
+
+@pytest.mark.parametrize("class_path", [DEFAULT_TASK, DEFAULT_DATA, "dropkey_cli.data.digits.Digits"])
+def test_the_defaults_of_our_classes_are_no_wrong_values(class_path: str) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(import_object(class_path), "a")
+    defaults = yaml.safe_load(parser.dump(parser.get_defaults(), skip_unset=False))["a"]
+    assert defaults.keys() == inspect.signature(import_object(class_path)).parameters.keys()
+    assert wrong_values(outline(class_path), defaults) == []

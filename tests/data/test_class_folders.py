@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,59 @@ def test_list_samples_follows_links(tmp_path: Path) -> None:
     (tmp_path / "root/cat").symlink_to(tmp_path / "store/cats")
     assert find_classes(tmp_path / "root") == ["cat"]
     assert [sample.label for sample in list_samples(tmp_path / "root", ["cat"])] == [0]
+
+
+def test_list_samples_goes_around_no_circle_and_into_no_other_class(tmp_path: Path) -> None:
+    root = images(tmp_path / "root", "cat/1.png", "dog/1.png", "dog/deep/2.png")
+    for number in range(40):  # each would double the time and the images
+        (root / f"dog/deep/up{number}").symlink_to(root / "dog")
+    (root / "cat/all").symlink_to(root)
+    found = [(sample.path.removeprefix(f"{root}/"), sample.label) for sample in list_samples(root, ["cat", "dog"])]
+    assert found == [("cat/1.png", 0), ("dog/1.png", 1), ("dog/deep/2.png", 1)]
+
+
+def test_links_that_multiply_are_followed_once(tmp_path: Path) -> None:
+    for level in range(12):  # 4096 ways to the image
+        (tmp_path / f"{level}").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    images(tmp_path, "12/1.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/cat").symlink_to(tmp_path / "0")
+    assert len(list_samples(tmp_path / "root", ["cat"])) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_list_samples_lists_whatever_is_named_like_an_image(tmp_path: Path) -> None:
+    images(tmp_path, "cat/folder.jpg/1.png")
+    os.mkfifo(tmp_path / "cat/pipe.jpg")
+    (tmp_path / "cat/gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "cat/itself.jpg").symlink_to(tmp_path / "cat/itself.jpg")
+    found = [sample.path.removeprefix(f"{tmp_path}/cat/") for sample in list_samples(tmp_path, ["cat"])]
+    assert found == ["folder.jpg/1.png", "gone.jpg", "itself.jpg", "pipe.jpg"]
+
+
+def test_a_link_to_itself_is_no_class(tmp_path: Path) -> None:
+    folders(tmp_path, "cat")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    assert find_classes(tmp_path) == ["cat"]
+
+
+def test_a_folder_that_may_not_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        InputError, match=rf"^'{tmp_path}' cannot be listed \(Permission denied\); expected a folder that you may"
+    ):
+        find_classes(tmp_path)
+
+
+def test_list_samples_enters_only_folders_of_the_split(tmp_path: Path) -> None:
+    images(tmp_path, "secret/1.png", "root/cat/1.png", "root/.hidden/1.png")
+    found = list_samples(tmp_path / "root", ["cat", "../secret", ".hidden"])
+    assert [sample.label for sample in found] == [0]
 
 
 def test_list_samples_refuses_images_without_class_folders(tmp_path: Path) -> None:

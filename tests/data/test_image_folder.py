@@ -34,7 +34,7 @@ def test_split_folders_are_used_as_they_are(make_images: MakePictures) -> None:
     counts = {"train/cat": 3, "train/dog": 2, "validation/dog": 2, "test/cat": 1}
     data = fitted(make_images(counts))
     assert data.class_names == ["cat", "dog"]
-    assert data.split_note is None
+    assert data.split_note == "val has no image of 1 class(es): 'cat'. test has no image of 1 class(es): 'dog'."
     assert {split: dataset.class_counts(2) for split, dataset in data.splits.items()} == {
         "train": [3, 2],
         "val": [0, 2],  # dog keeps its label although cat is missing
@@ -165,3 +165,14 @@ def test_prediction_looks_for_no_training_folders(make_images: MakePictures) -> 
     batch = cast(Batch, next(iter(data.predict_dataloader())))
     assert batch["label"].tolist() == [-1, -1]
     assert batch["image"].shape == (2, 3, 8, 8)
+
+
+def test_unreadable_images_are_refused_before_training(make_images: MakePictures) -> None:
+    root = make_images({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    assert fitted(root).split_note is None
+    for name in ("train/cat/000.png", "val/dog/000.png"):
+        Path(root, name).write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"of all 6 images, 2 cannot be read: '.*train/cat/000.png' \(the file is empty\), '.*val"
+    ):
+        fitted(root)

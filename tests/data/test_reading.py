@@ -1,10 +1,13 @@
+import os
+import socket
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin
 
-from dropkey_cli.data.reading import is_image_file, list_images, load_image
+from dropkey_cli.data.reading import is_image_file, list_images, load_image, open_image, orientation
 from dropkey_cli.errors import InputError
 
 
@@ -82,7 +85,7 @@ def test_load_image_raises_os_error_for_a_damaged_file(tmp_path: Path, content: 
     path = tmp_path / "broken.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:500] if content == b"half" else content)
-    with pytest.raises(OSError, match=r"broken\.png|truncated"):
+    with pytest.raises(OSError, match=r"broken\.png|truncated|^the file is empty$"):
         load_image(path)
 
 
@@ -91,6 +94,79 @@ def test_load_image_turns_what_decoders_raise_into_os_error(tmp_path: Path, monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(OSError, match=r"DecompressionBombError: .*10000 pixels"):
         load_image(tmp_path / "big.png")
+
+
+def test_load_image_gives_no_warning_and_makes_none_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (10, 10), "red").save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning, match="100 pixels"):
+            Image.open(tmp_path / "large.png")
+        assert np.asarray(load_image(tmp_path / "large.png")).max(axis=(0, 1)).tolist() == [255, 0, 0]
+        with pytest.raises(UserWarning, match="ours"):  # the filters are as they were
+            warnings.warn("ours", stacklevel=1)
+
+
+def test_an_error_always_has_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def fail(image: Image.Image) -> None:
+        raise OSError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(OSError, match=r"^OSError: "):
+        load_image(tmp_path / "a.png")
+
+
+def test_open_image_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: pytest.fail("read"))
+    with open_image(tmp_path / "a.png") as image:
+        assert image.size == (4, 3)
+
+
+@pytest.mark.parametrize("turn", range(9))
+def test_orientation_is_that_of_pillows_own_function(tmp_path: Path, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image = Image.fromarray(np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3))
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+        assert orientation(stored) == (turn if 1 <= turn <= 8 else 1)
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.png")), expected)
+
+
+def test_a_postscript_program_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **options: pytest.fail("Ghostscript was called"))
+    with pytest.raises(OSError, match=r"^it is a PostScript program, not an image; save it as PNG or JPEG$"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_load_image_says_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    for name, reason in (
+        ("folder.jpg", "^it is a folder, not a file$"),
+        ("link.jpg", "^it is a link to 'nowhere', which does not"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            load_image(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+        load_image(tmp_path / "gone.jpg")
+    with pytest.raises(OSError, match=r"^ValueError: embedded null byte$"):
+        load_image("a\0b.jpg")
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_load_image_refuses_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 108 characters
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("a.jpg")
+        with pytest.raises(OSError, match=r"^it is a socket, not a file$"):
+            load_image("a.jpg")
 
 
 def test_is_image_file_knows_extensions_in_any_case_and_skips_hidden_files() -> None:
@@ -151,3 +227,11 @@ def test_list_images_loses_nothing_beside_links_that_lead_nowhere(tmp_path: Path
     (tmp_path / "itself").symlink_to(tmp_path / "itself")
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")
     assert list_images(tmp_path) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_list_images_lists_a_pipe_and_waits_for_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert list_images(tmp_path) == list_images(tmp_path / "pipe.jpg") == [str(tmp_path / "pipe.jpg")]
+    with pytest.raises(OSError, match=r"^it is a pipe, not a file$"):
+        load_image(tmp_path / "pipe.jpg")

@@ -1,6 +1,16 @@
+import os
+import pickle
+import shutil
+import socket
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import huggingface_hub.constants as hub
 import pytest
 import timm
@@ -159,3 +169,160 @@ def test_weights_from_a_file_of_ones_own(tmp_path: Path) -> None:
     model = create_model("ceit_tiny_patch16_224", num_classes=3, image_size=64, pretrained=True, model_args=arguments)
     assert torch.equal(model.state_dict()["i2t.proj.weight"], saved["i2t.proj.weight"])
     assert describe_weights("ceit_tiny_patch16_224", arguments) == f"from {file}"
+
+
+def test_a_search_for_the_servers_address_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def resolve(*given: object, **options: object) -> None:
+        asked.set()
+        answer.wait(60)
+        raise OSError("the resolver gave up")
+
+    assert factory.PATIENCE + 0.5 <= 2  # seconds
+    monkeypatch.setattr(factory, "PATIENCE", 0.2)
+    monkeypatch.setattr(factory, "get_session", huggingface_hub.get_session)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(InputError, match=r"cannot be fetched \(https://\S+ does not answer within 0.2 seconds\): connect once"):
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=True)
+    assert asked.is_set()
+    assert not answer.is_set()  # nobody waited for it
+    answer.set()
+
+
+RAN = "code_ran"
+
+
+class Payload:
+    """Unpickling it makes a file in the current folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (RAN,)
+
+
+# As the payload, after a step that raises a TypeError in torch's safe unpickler and is nothing in Python's own
+TYPE_ERROR_FIRST = b"\x80\x02ccollections\nOrderedDict\n)RNb0cposix\nmkdir\nX\x08\x00\x00\x00code_ran\x85R."
+
+
+def zipped(weights: bytes, path: Path) -> None:
+    """As torch.hub has it for files from the time before torch's own format: a ZIP file with one file in it."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("weights.pth", weights)
+
+
+def hostile_files(folder: Path) -> Iterator[Path]:
+    """Weights in every format that torch reads, with code."""
+    network = timm.create_model("test_vit").state_dict()
+    torch.save({**network, "more": Payload()}, folder / "zip.pth")
+    torch.save({**network, "more": Payload()}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    (folder / "pickle.bin").write_bytes(pickle.dumps(Payload()))
+    (folder / "type_error.pth").write_bytes(TYPE_ERROR_FIRST)
+    zipped(pickle.dumps(Payload()), folder / "zip_of_pickle.pth")
+    zipped(TYPE_ERROR_FIRST, folder / "zip_of_type_error.pth")
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)), folder / "script.pth")  # type: ignore[no-untyped-call]  # untyped
+    with tarfile.open(folder / "tar.pth", "w") as file:
+        for name in ("pickle", "storages", "tensors"):
+            (folder / name).write_bytes(pickle.dumps(Payload()))
+            file.add(folder / name, name)
+    (folder / "named.safetensors").write_bytes(pickle.dumps(Payload()))
+    yield from sorted(path for path in folder.iterdir() if path.suffix)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
+def test_the_hostile_files_run_code_where_nobody_forbids_it(hostile: Path) -> None:
+    for number, name in enumerate(("zip.pth", "pickle.bin", "type_error.pth")):
+        assert name in [path.name for path in hostile_files(hostile)]
+        with suppress(Exception):
+            torch.load(hostile / name, weights_only=False)
+        Path(RAN).rename(f"ran_{number}")
+    with pytest.raises(TypeError):
+        torch.load(hostile / "type_error.pth", weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("way", ["file", "hub", "hub_file", "url"])
+def test_weights_never_run_code(way: str, hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_cache, hub_cache = Path(torch.hub.get_dir(), "checkpoints"), Path(hub.HF_HUB_CACHE, "models--a--b")
+    for folder in (torch_cache, hub_cache / "refs", hub_cache / "snapshots/abc"):
+        folder.mkdir(parents=True)
+    (hub_cache / "refs/main").write_text("abc")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    for file in hostile_files(hostile):
+        shutil.copy(file, torch_cache / file.name)
+        shutil.copy(file, hub_cache / "snapshots/abc/pytorch_model.bin")
+        shutil.copy(file, hub_cache / "snapshots/abc" / file.name)
+        overlay = {
+            "file": {"file": str(file)},
+            "hub": {"hf_hub_id": "a/b"},
+            "hub_file": {"hf_hub_id": "a/b", "hf_hub_filename": file.name},
+            "url": {"hf_hub_id": None, "url": f"https://example.com/{file.name}"},
+        }[way]
+        with pytest.raises(InputError, match=r"^the pretrained weights of test_vit, from \S+.*, cannot be loaded \(.*false$"):
+            create_model(
+                "test_vit", num_classes=3, image_size=160, pretrained=True, model_args={"pretrained_cfg_overlay": overlay}
+            )
+        assert not Path(RAN).exists(), file
+
+
+def test_loading_weights_leaves_the_environment_as_it_was(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    before = dict(os.environ)
+    torch.save(Payload(), hostile / "a.pth")
+    arguments = {"pretrained_cfg_overlay": {"file": str(hostile / "a.pth")}}
+    with pytest.raises(InputError, match="the file is damaged, or loading it would run code that is in it"):
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=True, model_args=arguments)
+    assert dict(os.environ) == before
+    assert not Path(RAN).exists()
+
+
+def test_weights_of_another_network_are_refused_in_a_sentence(hostile: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), hostile / "a.pth")
+    arguments = {"pretrained_cfg_overlay": {"file": str(hostile / "a.pth")}}
+    with pytest.raises(InputError, match=rf"of test_vit, from {hostile}/a.pth, cannot be loaded \(RuntimeError: Error\(s\)"):
+        create_model("test_vit", num_classes=1000, image_size=160, pretrained=True, model_args=arguments)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "description"),
+    [
+        ({"hf_hub_id": "a/b"}, "from a/b"),
+        ({"hf_hub_id": "a/b", "hf_hub_filename": "c.bin"}, "from a/b, file c.bin"),
+        ({"hf_hub_id": None, "url": "https://example.com/c.pth"}, "from https://example.com/c.pth"),
+        ({"file": "c.pth"}, "from c.pth"),
+        ({"crop_pct": 0.5}, "r160_in1k weights from timm/test_vit.r160_in1k (licence: apache-2.0)"),
+    ],
+)
+def test_the_plan_names_the_weights_that_an_overlay_brings(overlay: dict[str, Any], description: str) -> None:
+    assert describe_weights("test_vit", {"pretrained_cfg_overlay": overlay}) == description
+    with pytest.raises(InputError, match=r"c\.pth.* do not exist|(a/b|example\.com|timm/test_vit).*cannot be fetched"):
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=True, model_args={"pretrained_cfg_overlay": overlay})
+
+
+@pytest.mark.parametrize(
+    ("model_args", "message"),
+    [
+        (
+            {"checkpoint_path": "x.pth"},
+            r"^model_args has checkpoint_path, which is no argument of a network: weights of your own",
+        ),
+        ({"pretrained_cfg": {"file": "x.pth"}}, "^model_args has pretrained_cfg, which is no"),
+        ({"pretrained": True}, "^model_args has pretrained, which is no"),
+        ({"pretrained_cfg_overlay": {"source": "local-dir"}}, r"overlay \{'source': 'local-dir'\}: give e.g. \{file: weights"),
+        ({"pretrained_cfg_overlay": {"state_dict": {"a": 1}}}, "overlay .*state_dict.*: give e.g."),
+        ({"pretrained_cfg_overlay": {"fiel": "x.pth"}}, "overlay {'fiel': 'x.pth'}: give e.g."),
+        ({"pretrained_cfg_overlay": "x.pth"}, "overlay 'x.pth': give e.g."),
+        ({"pretrained_cfg_overlay": {"file": 3}}, "^pretrained_cfg_overlay has file 3: give a text$"),
+    ],
+)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_other_ways_to_weights_are_closed(model_args: dict[str, Any], message: str, pretrained: bool) -> None:
+    with pytest.raises(InputError, match=message):
+        create_model("test_vit", num_classes=3, image_size=160, pretrained=pretrained, model_args=model_args)

@@ -427,8 +427,19 @@ def test_dropkey_null_trains_the_plain_network() -> None:
 def test_weights_of_another_network_are_refused_in_a_sentence() -> None:
     model, data = task(), random_data()
     trainer(fast_dev_run=True).fit(model, data)
-    saved: dict[str, Any] = {"dropkey": model.describe()}
+    weights = model.state_dict()
+    saved: dict[str, Any] = {"dropkey": model.describe(), "state_dict": weights}
     model.on_load_checkpoint(saved)
+    first, *others = weights
+    damaged: list[dict[str, Any]] = [
+        {name: weights[name] for name in others},
+        {**weights, "more": torch.ones(1)},
+        {**weights, first: weights[first][..., :1]},
+        {**weights, first: "no tensor"},
+    ]
+    for tensors in damaged:
+        with pytest.raises(InputError, match=rf"damaged, 1 of its tensors are not those .* such as '({first}|more)': give one"):
+            model.on_load_checkpoint({**saved, "state_dict": tensors})
     data.class_names = [*data.class_names[:-1], "ten"]
     with pytest.raises(InputError, match=r"the checkpoint has class_names .*'9'\], the options .*'ten'\]"):
         model.on_load_checkpoint(saved)

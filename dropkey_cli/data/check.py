@@ -108,23 +108,23 @@ def check_folder(root: str | None, *, num_workers: int, progress: Progress | Non
     )
 
 
-def refuse_unreadable(root: str | None, samples: Mapping[str, Sequence[Sample]], *, limit: int = 1000) -> None:
+def refuse_unreadable(root: str | None, splits: Sequence[Names], *, limit: int = 1000) -> None:
     """Open the headers of some images, evenly spread over the splits and always the same ones.
 
     Args:
         root: The folder that the user gave.
-        samples: The images of each split.
-        limit: How many headers are opened at most.
+        splits: The files of each split.
+        limit: How many headers are opened at most, about.
 
     Raises:
         InputError: If one of them cannot be read; the message counts them and names five.
     """
-    paths = [sample.path for split in samples.values() for sample in split]
-    num_opened = min(limit, len(paths))
-    opened = [paths[position * len(paths) // num_opened] for position in range(num_opened)]
+    total = sum(map(len, splits))
+    step = max(1, math.ceil(total / limit))
+    opened = [paths[position] for paths in splits for position in range(0, len(paths), step)]
     broken = [f"{path!r} ({error})" for path in opened if (error := _header_error(path))]
     if broken:
-        looked_at = f"all {len(paths)} images" if num_opened == len(paths) else f"{num_opened} of {len(paths)} images looked at"
+        looked_at = f"all {total} images" if step == 1 else f"{len(opened)} of {total} images looked at"
         raise InputError(
             f"of {looked_at}, {len(broken)} cannot be read: {', '.join(broken[:5])}{', …' if len(broken) > 5 else ''}; "
             f"expected images; dropkey check {shlex.quote(str(root))} lists every one: repair or remove them, "

@@ -76,7 +76,7 @@ class ImageDataset(Dataset[Example]):
         images: Sequence[Image.Image] | None = None,
     ) -> None:
         assert images is None or len(images) == len(samples)
-        self._paths = Names(sample.path for sample in samples)
+        self.paths = Names(sample.path for sample in samples)
         self._labels = array("q", (sample.label for sample in samples))
         self.transform = transform
         self.image_size = image_size
@@ -92,7 +92,7 @@ class ImageDataset(Dataset[Example]):
         index, seed = item if isinstance(item, Draw) else (item, None)
         if index == PADDING:
             return Example(image=self._zeros(), label=NO_LABEL, index=PADDING, path="", error="")
-        path, label = self._paths[index], self._labels[index]
+        path, label = self.paths[index], self._labels[index]
         error = ""
         try:
             pil_image = load_image(path) if self.images is None else self.images[index]
@@ -117,7 +117,7 @@ class ImageDataset(Dataset[Example]):
     @property
     def samples(self) -> list[Sample]:
         """File and label of each image, in order."""
-        return [Sample(self._paths[index], label) for index, label in enumerate(self._labels)]
+        return [Sample(self.paths[index], label) for index, label in enumerate(self._labels)]
 
     @property
     def labels(self) -> list[int]:

@@ -93,6 +93,13 @@ class ImageFolder(ImageData):
             )
         return Preprocessing(size, mean, std, interpolation, crop_pct, self.crop_mode or "center")
 
+    def setup(self, stage: str) -> None:
+        """Find the images; refuse unreadable ones before anything is computed, as far as a quick look shows them."""
+        super().setup(stage)
+        if self.on_error == "raise":
+            used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+            refuse_unreadable(self.root, [self.splits[split].paths for split in used if split in self.splits])
+
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
         preprocessing = self.preprocessing
@@ -107,7 +114,6 @@ class ImageFolder(ImageData):
             shares = self._shares_to_hold_out(samples)
             check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
             samples |= self._hold_out(samples["train"], shares)
-        refuse_unreadable(self.root, samples)
         self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
         self.class_names = class_names
         self.splits = {

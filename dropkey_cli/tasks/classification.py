@@ -243,7 +243,8 @@ class Classification(LightningModule):
                     f"the checkpoint has {what} {given}, the options or the data give {mine[what]}: leave those options "
                     "out to take the checkpoint's, or give data of the same classes"
                 )
-        own, stored = _shapes(self.state_dict()), _shapes(checkpoint["state_dict"])
+        own = _shapes(self.state_dict())
+        stored = _shapes(checkpoint["state_dict"]) if "state_dict" in checkpoint else own  # FSDP2 has loaded it by itself
         if wrong := [name for name in {**own, **stored} if own.get(name) != stored.get(name)]:
             raise InputError(
                 f"the checkpoint is damaged, {len(wrong)} of its tensors are not those of the network, such as {wrong[0]!r}: "

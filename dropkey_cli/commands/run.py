@@ -209,7 +209,7 @@ class RunCLI(LightningCLI):
             self.folder.rmdir()
 
     def _fit_callbacks(self, config: dict[str, Any], monitor: str | None) -> list[Callback]:
-        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
+        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor(self.folder)]
         seed = yaml.safe_load(self.asked)["seed_everything"]
         if seed is not False:
             callbacks.append(BatchSeeds(int(seed)))

@@ -60,7 +60,8 @@ def options(dropkey: Dropkey, *words: str) -> Any:  # noqa: ANN401 - YAML
 def test_run_folder(trained: Path) -> None:
     run = trained / VERSION
     files = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file()}
-    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    ratios = {"drop_ratio.csv", "drop_ratio.png"}
+    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *ratios}
     columns = read_csv(run / "metrics.csv")[0].keys()
     layers = [f"blocks.{block}.attn" for block in range(6)]
     expected = {"epoch", "step", "train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "val/balanced_acc"}
@@ -468,6 +469,10 @@ def test_two_processes_make_one_run_and_count_together(tmp_path: Path) -> None:
     counted = [float(row[f"drop_ratio/blocks.{block}.attn"]) * 2 * draws for row in rows for block in range(5)]
     assert all(count == pytest.approx(round(count), abs=1e-6) for count in counted)
     assert any(round(count) % 2 for count in counted)  # not one process's share, nor the same in both
+    rows = read_csv(tmp_path / VERSION / "drop_ratio.csv")
+    assert [int(row["step"]) for row in rows] == [step for step in range(3) for _ in range(6)]
+    assert {row["draws"] for row in rows if row["layer"] != "blocks.5.attn"} == {str(2 * draws)}
+    assert [int(row["dropped"]) for row in rows if row["layer"] != "blocks.5.attn"] == [round(count) for count in counted]
 
 
 @pytest.mark.slow

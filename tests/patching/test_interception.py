@@ -114,6 +114,7 @@ def test_calls_that_share_their_keys_share_their_mask() -> None:
     # Independent masks would leave a weight of 0 only where both dropped: at 0.16 of the keys.
     assert 0.2 < (weights == 0).float().mean() < 0.6
     assert torch.allclose(weights.sum(-1), torch.ones(9))
+    assert attention.dropkey.counts[1] == 4 * 9 * 9  # heads, queries, keys: a shared mask counts once
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -251,7 +251,7 @@ class RunCLI(LightningCLI):
             self.folder.rmdir()
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
+        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor(self.folder)]
         seed = yaml.safe_load(self.asked)["seed_everything"]
         # Torch starts every process at the same seed: without one of the run's, each gets its own
         callbacks.append(BatchSeeds(secrets.randbits(62) if seed is False else int(seed)))

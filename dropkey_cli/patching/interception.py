@@ -6,8 +6,10 @@ backward pass, outside of anything that was entered around the model; the class 
 forward, because copies of the model (EMA) must call their own weights.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import c_float
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from dropkey_cli.method.mask import KeyLayout, seed_tensor
 from dropkey_cli.method.multi_head import dropkey_multi_head_attention_forward
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.method.softmax import dropkey_softmax
+from dropkey_cli.method.variance import dropped_variance
+from dropkey_cli.patching.counting import UNIT, add_unless_recomputed, recomputing
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
 
@@ -46,13 +50,14 @@ class LayerDropKey:
         # Both stay real and exact whatever default device and dtype the model is built under (meta, bfloat16).
         self.ratio = torch.tensor(ratio, dtype=torch.float32, device="cpu")  # a tensor: a new value compiles nothing anew
         self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")  # dropped draws, all draws
+        self.settled = torch.zeros(3, dtype=torch.int64, device="cpu")  # see settle
         self.rule = rule
         self.structure = structure
         self.layout = layout
         self.shared_heads = shared_heads
-        self.nonzero = ratio > 0
         self.enabled = True
         self.sampling = False  # Monte Carlo: also in eval
+        self._describe(ratio)
 
     def acts(self, training: bool) -> bool:
         """Whether keys are dropped in this forward."""
@@ -60,13 +65,46 @@ class LayerDropKey:
 
     def set_ratio(self, ratio: float) -> None:
         """Another ratio, in place."""
+        self.settle()
         self.ratio.fill_(ratio)
+        self._describe(ratio)
+
+    def _describe(self, ratio: float) -> None:
         self.nonzero = ratio > 0
+        self.share = min(round(c_float(ratio).value * UNIT), UNIT - 1)  # as `ratio_share` of the float32 above
+        variance = dropped_variance(UNIT, self.share / UNIT, self.structure, self.layout)
+        self.variance = math.ceil(variance)  # of one draw, in 1 / UNIT
+
+    def settle(self) -> None:
+        """Add what the draws since the last call should have dropped at the present ratio, without waiting for the device.
+
+        ``settled`` holds the draws added up so far, and UNIT times the expected value and the variance of the dropped ones;
+        in integers, since MPS has no float64 and sums must be the same in every order.
+        """
+        draws = self.counts[1] - self.settled[0]
+        self.settled[0].add_(draws)
+        self.settled[1].add_(draws, alpha=self.share)
+        self.settled[2].add_(draws, alpha=self.variance)
+
+    def tally(self) -> Tensor:
+        """What was drawn since `clear`: dropped draws, all draws, and UNIT times what the first should be and its variance."""
+        self.settle()
+        return torch.cat([self.counts, self.settled[1:]])
+
+    def clear(self) -> None:
+        """Count anew, in place: compiled code holds on to the tensors."""
+        self.counts.zero_()
+        self.settled.zero_()
+
+    def restore(self, tally: Sequence[int]) -> None:
+        """Count on from what `tally` gave."""
+        self.counts.copy_(torch.tensor(tally[:2]))
+        self.settled.copy_(torch.tensor(tally[1:]))
 
     def to(self, device: torch.device) -> None:
         """Move to ``device``; values survive a detour over the meta device."""
         if device.type != "meta" and device != self.counts.device:
-            self.ratio, self.counts = self.ratio.to(device), self.counts.to(device)
+            self.ratio, self.counts, self.settled = (x.to(device) for x in (self.ratio, self.counts, self.settled))
 
 
 class KeyDropping(nn.Module):
@@ -80,8 +118,11 @@ class KeyDropping(nn.Module):
             return super().forward(*args, **kwargs)
         if self.dropkey.rule.finite_mask:
             args, kwargs = _with_infinite_mask(*args, **kwargs)
-        with _Interception(self.dropkey):
-            return super().forward(*args, **kwargs)
+        masks = _Masks(self.dropkey)
+        with _Interception(self.dropkey, masks):
+            output = super().forward(*args, **kwargs)
+        masks.count()
+        return output
 
     # By another name, because torch.export notes in the program where every function called forward was defined.
     forward = _forward_dropping_keys
@@ -136,13 +177,44 @@ def _rebuild(cls: type[nn.Module]) -> nn.Module:
     return intercepted.__new__(intercepted)
 
 
+class _Mask(TypedDict):
+    seed: Tensor
+    counts: Tensor | None
+
+
+class _Masks:
+    """The masks of one forward of one module: their seeds, and where their draws are counted."""
+
+    def __init__(self, layer: LayerDropKey) -> None:
+        self.layer = layer
+        self.seed: Tensor | None = None
+        self.counts: Tensor | None = None  # of compiled code, which learns only as it runs whether it recomputes
+
+    def next(self, device: torch.device) -> _Mask:
+        """Seed of the next call's mask and where its draws are counted: nowhere if they were counted before."""
+        self.layer.to(device)  # before its counts are read: FSDP moves parameters past `_apply`
+        if self.seed is not None and self.layer.rule.share_mask:
+            return {"seed": self.seed, "counts": None}
+        self.seed = seed_tensor(None, device)
+        if not torch.compiler.is_compiling():
+            return {"seed": self.seed, "counts": None if recomputing() else self.layer.counts}
+        if self.counts is None:
+            self.counts = torch.zeros_like(self.layer.counts)
+        return {"seed": self.seed, "counts": self.counts}
+
+    def count(self) -> None:
+        """Add what compiled code has counted in this forward."""
+        if self.counts is not None:
+            add_unless_recomputed(self.layer.counts, self.counts)
+
+
 class _Interception(TorchFunctionMode):
     """Replaces the softmax over keys by one that drops keys, for one forward of one module."""
 
-    def __init__(self, layer: LayerDropKey) -> None:
+    def __init__(self, layer: LayerDropKey, masks: _Masks) -> None:
         super().__init__()
         self.layer = layer
-        self.seed: Tensor | None = None
+        self.masks = masks
 
     def __torch_function__(
         self,
@@ -186,10 +258,9 @@ class _Interception(TorchFunctionMode):
             scale=scale,
             structure=self.layer.structure,
             layout=self.layer.layout,
-            seed=self._seed(query.device),
             dropout_p=dropout_p,
             enable_gqa=enable_gqa,
-            counts=self.layer.counts,
+            **self.masks.next(query.device),
         )
 
     def _softmax(self, logits: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -199,11 +270,10 @@ class _Interception(TorchFunctionMode):
             self.layer.ratio,
             structure=self.layer.structure,
             layout=self.layer.layout,
-            seed=self._seed(logits.device),
             dtype=dtype,
             keep_empty_rows=rule.keep_empty_rows,
             shared_heads=self.layer.shared_heads,
-            counts=self.layer.counts,
+            **self.masks.next(logits.device),
         )
 
     def _multi_head(self, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401 - torch's
@@ -214,12 +284,5 @@ class _Interception(TorchFunctionMode):
             ratio=self.layer.ratio,
             structure=self.layer.structure,
             layout=self.layer.layout,
-            seed=self._seed(query.device),
-            counts=self.layer.counts,
+            **self.masks.next(query.device),
         )
-
-    def _seed(self, device: torch.device) -> Tensor:
-        self.layer.to(device)  # before its counts are read: FSDP moves parameters past `_apply`
-        if self.seed is None or not self.layer.rule.share_mask:
-            self.seed = seed_tensor(None, device)
-        return self.seed

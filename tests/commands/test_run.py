@@ -57,7 +57,8 @@ def options(dropkey: Dropkey, *words: str) -> Any:  # noqa: ANN401 - YAML
 def test_run_folder(trained: Path) -> None:
     run = trained / VERSION
     files = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file()}
-    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    ratios = {"drop_ratio.csv", "drop_ratio.png"}
+    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *ratios}
     columns = read_csv(run / "metrics.csv")[0].keys()
     layers = [f"blocks.{block}.attn" for block in range(6)]
     expected = {"epoch", "step", "train/loss", "train/acc1", "val/loss", "val/acc1", "val/acc5", "val/balanced_acc"}

@@ -55,6 +55,11 @@ def test_processes_make_one_run_and_count_together(trained: Path) -> None:
     counted = [float(row[f"drop_ratio/blocks.{block}.attn"]) * 2 * draws for row in rows for block in range(5)]
     assert all(count == pytest.approx(round(count), abs=1e-6) for count in counted)
     assert any(round(count) % 2 for count in counted)  # not one process's share, nor the same in both
+    logged = read_csv(trained / RUN / "drop_ratio.csv")
+    assert [int(row["step"]) for row in logged] == [step for step in range(6) for _ in range(6)]
+    dropping = [row for row in logged if row["layer"] != "blocks.5.attn"]
+    assert {row["draws"] for row in dropping} == {str(2 * draws)}
+    assert [int(row["dropped"]) for row in dropping] == [round(count) for count in counted]
 
 
 def test_validation_in_training_is_that_of_one_process(trained: Path) -> None:

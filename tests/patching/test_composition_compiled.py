@@ -80,12 +80,18 @@ def assert_backward_uses_the_mask_of_the_forward(model: nn.Module) -> None:
     assert abs((weights == 0).float().mean() - 0.3) < 5 * math.sqrt(0.21 / weights.numel())
 
 
-def test_checkpointing_gives_bitwise_the_same_gradients(network: Network) -> None:
+def assert_twice(plan: DropKeyPlan, counts: list[list[int]]) -> None:
+    """The same masks were drawn and counted once again."""
+    assert [state.counts.tolist() for state in plan.states] == [[2 * count for count in layer] for layer in counts]
+
+
+def test_checkpointing_gives_bitwise_the_same_gradients_and_counts(network: Network) -> None:
     model, images = network
-    apply(model, images)
-    expected = gradients_at_seed(model, images)
+    plan = apply(model, images)
+    expected, counts = gradients_at_seed(model, images), [state.counts.tolist() for state in plan.states]
     model.set_grad_checkpointing()
     assert_equal(gradients_at_seed(model, images), expected)
+    assert_twice(plan, counts)
 
 
 def test_compiled_network_is_one_graph_with_the_gradients_of_eager(network: Network) -> None:
@@ -94,7 +100,7 @@ def test_compiled_network_is_one_graph_with_the_gradients_of_eager(network: Netw
     expected, counts = gradients_at_seed(model, images), [state.counts.tolist() for state in plan.states]
     model.compile(backend="aot_eager", fullgraph=True)
     assert_equal(gradients_at_seed(model, images), expected)
-    assert [state.counts.tolist() for state in plan.states] == [[2 * count for count in layer] for layer in counts]
+    assert_twice(plan, counts)
     assert torch.equal(output_at_seed(model.eval(), images), output_at_seed(copy.deepcopy(model), images))
 
 
@@ -117,9 +123,10 @@ def test_network_trains_under_inductor(network: Network) -> None:
 @pytest.mark.parametrize("probe", [SoftmaxProbe, SdpaProbe])
 def test_compiled_part_in_an_eager_checkpoint_recomputes_its_mask(probe: type[nn.Module], backend: str) -> None:
     model = Checkpointed(probe()).train()
-    apply(model, torch.zeros(2, 3, 40, 40), 0.3, include=["*Probe"])
+    plan = apply(model, torch.zeros(2, 3, 40, 40), 0.3, include=["*Probe"])
     model.probe.compile(backend=backend, fullgraph=True)
     assert_backward_uses_the_mask_of_the_forward(model)
+    assert plan.states[0].counts[1] == 2 * 3 * 40 * 40  # the recomputation, by the same compiled code, does not count
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -136,32 +143,35 @@ def test_compiled_checkpoint_recomputes_its_mask(probe: type[nn.Module], backend
 @part_compiled
 def test_compiled_checkpoint_falls_back_to_eager_without_the_switch() -> None:
     model = Checkpointed(SdpaProbe()).train()
-    apply(model, torch.zeros(2, 3, 40, 40), 0.3, include=["*Probe"])
+    plan = apply(model, torch.zeros(2, 3, 40, 40), 0.3, include=["*Probe"])
     model.compile(backend="aot_eager")
     assert_backward_uses_the_mask_of_the_forward(model)
+    assert plan.states[0].counts[1] == 2 * 3 * 40 * 40
 
 
 @part_compiled
 def test_blocks_compiled_in_eager_checkpoints_give_the_gradients_of_eager() -> None:
     model: Any = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24).train()
     images = torch.randn(2, 3, 32, 32)
-    apply(model, images)
-    expected = gradients_at_seed(model, images)
+    plan = apply(model, images)
+    expected, counts = gradients_at_seed(model, images), [state.counts.tolist() for state in plan.states]
     model.set_grad_checkpointing()
     for block in model.blocks:
         block.compile(backend="aot_eager", fullgraph=True)
     assert_equal(gradients_at_seed(model, images), expected)
+    assert_twice(plan, counts)
 
 
 @pytest.mark.slow
 def test_compiled_checkpointing_network_is_one_graph_with_the_gradients_of_eager(network: Network) -> None:
     model, images = network
-    apply(model, images)
-    expected = gradients_at_seed(model, images)
+    plan = apply(model, images)
+    expected, counts = gradients_at_seed(model, images), [state.counts.tolist() for state in plan.states]
     model.set_grad_checkpointing()
     with ONE_GRAPH:
         model.compile(backend="aot_eager", fullgraph=True)
         assert_equal(gradients_at_seed(model, images), expected)
+    assert_twice(plan, counts)
 
 
 def test_new_ratios_compile_nothing_anew() -> None:

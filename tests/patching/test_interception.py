@@ -114,18 +114,20 @@ def test_calls_that_share_their_keys_share_their_mask() -> None:
     # Independent masks would leave a weight of 0 only where both dropped: at 0.16 of the keys.
     assert 0.2 < (weights == 0).float().mean() < 0.6
     assert torch.allclose(weights.sum(-1), torch.ones(9))
+    assert attention.dropkey.counts[1] == 4 * 9 * 9  # heads, queries, keys: a shared mask counts once
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("probe", PROBES)
-def test_recomputation_draws_the_same_mask(probe: type[nn.Module], use_reentrant: bool) -> None:
+def test_recomputation_draws_the_same_mask_and_counts_nothing(probe: type[nn.Module], use_reentrant: bool) -> None:
     model = nn.Sequential(probe()).train()
-    apply(model, 0.3, torch.zeros(2, 3, 40, 40))
+    plan = apply(model, 0.3, torch.zeros(2, 3, 40, 40))
     logits = torch.randn(2, 3, 40, 40, requires_grad=True)
     weights = checkpoint(model, logits, use_reentrant=use_reentrant)
     (weights * torch.randn_like(weights)).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad == 0, weights == 0)
+    assert plan.states[0].counts.tolist() == [(weights == 0).sum(), weights.numel()]  # the recomputation is not counted
 
 
 def test_mode_stack_is_empty_after_an_error() -> None:

@@ -370,8 +370,7 @@ def assert_observed(plan: DropKeyPlan, ratio: float, passes: int = 1) -> None:
     """Each layer dropped ``ratio`` of its keys in so many passes from the same seed."""
     for layer, state in zip(plan.layers, plan.states, strict=True):
         dropped, draws = state.counts.tolist()
-        # Passes with one seed, and the calls that share a mask, count the same draws again.
-        independent = draws / (passes * (2 if layer.rule.share_mask else 1))
+        independent = draws / passes  # passes with one seed count the same draws again
         assert independent > 0, layer.name
         assert abs(dropped / draws - ratio) < 5 * math.sqrt(ratio * (1 - ratio) / independent), layer.name
 

@@ -232,9 +232,18 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Schedule(Callback):
+    """Another ratio at each step, and none at all in every third."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        plan: Any = pl_module.dropkey_plan
+        plan.set_ratios([0.1 / (1 + trainer.global_step)] * len(plan.layers))
+        plan.enabled = trainer.global_step % 3 < 2
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
 def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
-    callbacks = [BatchSeeds(0), DropRatioMonitor(), ProgressLines()]
+    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), ProgressLines()]
     run = trainer(callbacks=callbacks, logger=CSVLogger(tmp_path), log_every_n_steps=3, limit_val_batches=0)
     with Reads(run) as reads:
         run.fit(task(), random_data(32, batch_size=4))
@@ -254,7 +263,7 @@ def test_no_step_waits_for_the_gpu() -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), DropRatioMonitor(), ProgressLines()]
+    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), ProgressLines()]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
     trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(), Digits(image_size=SIZE))
 

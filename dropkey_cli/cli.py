@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dropkey_cli import __version__
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.errors import InputError, RunError, did_you_mean
 
 TRAINER_COMMANDS = {
     "fit": "train a vision transformer with DropKey, on your images or with --config",
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has enough; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"dropkey: error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("dropkey: interrupted", file=sys.stderr)
         return 130
@@ -133,6 +133,6 @@ def _large_imports() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # at exit, triton's bindings report what is still there as leaked, at length
 
 
-def _one_line(error: InputError) -> str:
+def _one_line(error: Exception) -> str:
     """The message; an error from a data-loading process carries that process's traceback in front of it."""
     return " ".join(str(error).rsplit("InputError: ", 1)[-1].split())

@@ -1,4 +1,4 @@
-"""The error that the command line shows as one line instead of a traceback."""
+"""The errors that the command line shows as one line instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """What the user gave cannot work. The message says what was given, what is expected and what to do."""
+
+
+class RunError(RuntimeError):
+    """What went wrong in a run whose input was right; exit code 1. The message says what happened, where, and what to do."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

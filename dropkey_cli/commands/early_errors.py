@@ -48,7 +48,17 @@ def check_early(command: str, words: list[str]) -> None:
 
 def known_options(command: str) -> set[str]:
     """The options of a command, with those of its default classes."""
-    options = {"config", "print_config", "seed_everything", "num_threads", "name", "trainer", "model", "data"}
+    options = {
+        "config",
+        "print_config",
+        "seed_everything",
+        "num_threads",
+        "name",
+        "on_nonfinite_loss",
+        "trainer",
+        "model",
+        "data",
+    }
     options |= {"output", "top_k"} if command == "predict" else set()
     options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
     options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}

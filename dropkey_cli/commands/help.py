@@ -25,6 +25,8 @@ def print_help(command: str) -> None:
     if command == "fit":
         parser.add_argument("--name", help="Folder of the run under runs/ (default: the model's name).")
         parser.add_argument("--trainer.max_epochs", default=20, help="Passes over the training images.")
+        nonfinite = "What a loss that is NaN or infinite does: stop ends the run, skip leaves that step out."
+        parser.add_argument("--on_nonfinite_loss", default="stop", choices=["stop", "skip"], help=nonfinite)
     parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_argument("--ckpt_path", help="Checkpoint file, run folder, or best or last of the newest run.")
     if command == "predict":

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
@@ -33,7 +34,7 @@ from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first
 from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, RunError
 from dropkey_cli.models.factory import image_config
 
 
@@ -58,14 +59,14 @@ def run(command: str, words: list[str], *, cli: Callable[[str, list[str]], objec
         raise SystemExit(128 + signal.SIGTERM) from stop
     except Exception as error:
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
-        if (cause := _input_error(error)) is not None:
+        if (cause := _our_error(error)) is not None:
             raise cause from error
         raise
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that an error was raised from."""
-    while error is not None and not isinstance(error, InputError):
+def _our_error(error: BaseException | None) -> InputError | RunError | None:
+    """The error of ours that an error was raised from."""
+    while error is not None and not isinstance(error, InputError | RunError):
         error = error.__cause__ or error.__context__
     return error
 
@@ -115,6 +116,8 @@ class RunCLI(LightningCLI):
         # Everywhere, so that a run's config.yaml is valid for every command
         name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
         parser.add_argument("--name", type=str | None, help=name)
+        nonfinite = "What a loss that is NaN or infinite does in fit: end the run, or leave that step out."
+        parser.add_argument("--on_nonfinite_loss", type=Literal["stop", "skip"], default="stop", help=nonfinite)
         if self.command == "fit":
             parser.set_defaults({"trainer.max_epochs": 20})
         if self.command == "predict":
@@ -210,6 +213,7 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], monitor: str | None) -> list[Callback]:
         callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
+        callbacks.append(FiniteLoss(self.config_init[self.command].on_nonfinite_loss))
         seed = yaml.safe_load(self.asked)["seed_everything"]
         if seed is not False:
             callbacks.append(BatchSeeds(int(seed)))

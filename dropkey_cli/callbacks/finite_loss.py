@@ -7,10 +7,11 @@ import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
-from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite, largest_magnitude
+from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite, largest_magnitude, largest_norm
 from dropkey_cli.callbacks.nonfinite_report import (
     TrainBatch,
     TrainStep,
@@ -71,7 +72,7 @@ class FiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note on the device whether the loss is finite."""
-        self._poison_of_batch = loss.detach().float() * 0
+        self._poison_of_batch = loss.detach() * 0
         self._poison = self._poison + self._poison_of_batch
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,7 +85,7 @@ class FiniteLoss(Callback):
         if _scaler(trainer) is not None:
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._poison = self._poison + largest_magnitude(gradients).to(self._poison.device) * 0
+        self._poison = self._poison + largest_norm(gradients).to(self._poison.device) * 0
         self._left_out = self._poison.isnan().float()
         if num_processes() > 1:
             dist.all_reduce(self._left_out, dist.ReduceOp.MAX)  # strategy.reduce would wait at a barrier
@@ -201,7 +202,7 @@ def can_leave_out_on_device(optimizer: Optimizer) -> bool:
     if not isinstance(optimizer, Adam) or not all(group["fused"] for group in optimizer.param_groups):
         return False
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return all(p.device.type in ("cpu", "cuda") and not hasattr(p, "to_local") for p in parameters)
+    return all(p.device.type in ("cpu", "cuda") and not isinstance(p, DTensor) for p in parameters)
 
 
 def left_out_steps(steps: list[TrainStep]) -> list[bool]:

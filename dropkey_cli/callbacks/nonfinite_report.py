@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
 
@@ -72,7 +73,7 @@ def story(trainer: Trainer, pl_module: LightningModule, step: TrainStep, batch: 
 
 def _runs_alone(network: torch.nn.Module) -> bool:
     """Whether the network's forward needs no other process."""
-    sharded = any(hasattr(parameter, "to_local") for parameter in network.parameters())
+    sharded = any(isinstance(parameter, DTensor) for parameter in network.parameters())
     return not sharded and not any(isinstance(module, torch.nn.SyncBatchNorm) for module in network.modules())
 
 
@@ -90,10 +91,11 @@ def ways_out(trainer: Trainer, on_nonfinite: str) -> str:
 
 
 def _last_checkpoint(trainer: Trainer) -> Path | None:
-    """The checkpoint written last in this run."""
+    """The checkpoint written last in this run, or else the one it began with."""
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-    paths = [Path(path) for saver in savers for path in (saver.last_model_path, saver.best_model_path) if path]
-    return max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
+    names = [name for saver in savers for name in (saver.last_model_path, saver.best_model_path)]
+    paths = [Path(name) for name in (*names, trainer.ckpt_path) if name and Path(name).exists()]
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def anywhere(text: str) -> str:

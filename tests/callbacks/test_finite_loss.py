@@ -114,6 +114,12 @@ def test_skipped_batches_are_said_and_logged(tmp_path: Path, capsys: pytest.Capt
     assert last == "warning: 2 batches were skipped in all, since loss or gradients were not finite"
 
 
+def test_interval_0_logs_nothing(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    trainer(callbacks=[FiniteLoss("skip")], logger=logger, log_every_n_steps=0).fit(Task(batches(4, {1: NAN})))
+    assert not (Path(logger.log_dir) / "metrics.csv").exists()
+
+
 def test_a_finite_run_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     trainer(callbacks=[FiniteLoss("skip")]).fit(Task(batches(2)))
     assert capsys.readouterr().out == ""
@@ -184,6 +190,11 @@ def test_the_host_learns_of_it_at_the_interval_and_at_the_epochs_end(on_gpu: Non
     with pytest.raises(RunError, match=f"at step {bad + 1} "):
         run.fit(Task(batches(10, {bad: NAN})))
     assert run.global_step == read
+
+
+def test_the_last_step_of_a_limited_run_is_looked_at_with_its_images(on_gpu: None) -> None:
+    with pytest.raises(RunError, match=r"at step 3 .*; the images themselves are not finite; "):
+        trainer(callbacks=[FiniteLoss()], log_every_n_steps=50, max_steps=3).fit(Task(batches(10, {2: NAN})))
 
 
 class Reads(TorchDispatchMode):
@@ -271,6 +282,22 @@ def test_a_resumed_run_goes_on_counting(on_gpu: None, tmp_path: Path) -> None:
     run.fit(Task(data), ckpt_path=tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert run.global_step == 8
     assert resumed.skipped_batches == 4
+
+
+def test_a_checkpoint_counts_what_nobody_had_read(on_gpu: None, tmp_path: Path) -> None:
+    saving(tmp_path, FiniteLoss("skip"), max_steps=5).fit(Task(batches(6, {1: NAN, 3: NAN, 4: NAN})))
+    for name in ("best", "last"):
+        checkpoint = torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 4
+        assert checkpoint["callbacks"]["FiniteLoss"] == {"skipped_batches": 2, "skipped_in_a_row": 1}
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+def test_a_resumed_run_goes_on_counting_steps(tmp_path: Path) -> None:
+    saving(tmp_path, FiniteLoss(), accumulate_grad_batches=2).fit(Task(batches(4)))
+    run = trainer(callbacks=[FiniteLoss()], max_epochs=2, accumulate_grad_batches=2)
+    with pytest.raises(RunError, match=r"^the loss is nan at step 3 \(epoch 2, batch 1: .* good checkpoint is .*/last\.ckpt; "):
+        run.fit(Task(batches(4, {0: NAN})), ckpt_path=tmp_path / "checkpoints/last.ckpt", weights_only=True)
 
 
 def test_without_a_checkpoint_the_message_says_so() -> None:

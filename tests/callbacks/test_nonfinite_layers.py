@@ -6,8 +6,9 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
-from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite, is_finite, largest_magnitude
+from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite, is_finite, largest_magnitude, largest_norm
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 
@@ -135,8 +136,10 @@ def test_no_output_is_kept() -> None:
 
 def test_a_compiled_network_is_looked_at_layer_by_layer() -> None:
     network = nn.Sequential(layer(1), Times(math.inf))
-    network.compile(backend="eager")
+    compiler = CompileCounter()
+    network.compile(backend=compiler)
     assert find_nonfinite(network, torch.ones(2, 1)) == "the first value that is not finite comes out of 1"
+    assert compiler.frame_count == 0
 
 
 # Magnitudes
@@ -162,3 +165,11 @@ def test_dtypes_may_be_mixed_and_nothing_overflows() -> None:
     tensors = [torch.full((1000,), 6e4).half(), torch.ones(2).bfloat16(), torch.full((1000,), 3e38)]
     assert float(largest_magnitude(tensors)) == float(torch.tensor(3e38))
     assert is_finite(tensors)
+
+
+def test_the_largest_norm() -> None:
+    assert float(largest_norm([torch.tensor([3.0, 4.0]), torch.tensor([-2.0]), torch.tensor([])])) == 5
+    assert float(largest_norm([])) == 0
+    assert math.isnan(float(largest_norm([torch.tensor([math.inf, math.nan]), torch.ones(3)])))
+    assert float(largest_norm([torch.full((1000,), 6e4).half()])) == pytest.approx(6e4 * math.sqrt(1000), rel=1e-3)
+    assert math.isinf(float(largest_norm([torch.tensor([1e20, 1e20])])))

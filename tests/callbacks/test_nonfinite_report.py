@@ -1,5 +1,6 @@
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,8 +8,17 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
-from dropkey_cli.callbacks.nonfinite_report import TrainBatch, TrainStep, anywhere, describe, describe_gradients, ways_out
+from dropkey_cli.callbacks.nonfinite_report import (
+    TrainBatch,
+    TrainStep,
+    anywhere,
+    describe,
+    describe_gradients,
+    story,
+    ways_out,
+)
 
 
 def step(*losses: float, paths: int = 2) -> TrainStep:
@@ -44,12 +54,31 @@ def test_one_process_speaks_for_itself() -> None:
     assert anywhere("here") == "here"
 
 
+def told(network: nn.Module, batch: object, *losses: float) -> str:
+    trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    module: Any = SimpleNamespace(network=network)
+    return story(trainer, module, step(*losses), batch)
+
+
+def test_the_story_ends_with_the_layer() -> None:
+    batch = {"image": torch.full((2, 3), math.nan)}
+    assert told(nn.Linear(3, 1), batch, math.nan) == f"{describe(step(math.nan))}; the images themselves are not finite"
+    assert told(nn.Linear(3, 1), batch, 2.0) == f"{describe_gradients(step(2.0))}; the images themselves are not finite"
+    for other in (None, [batch["image"]], {"image": "a.png"}):
+        assert told(nn.Linear(3, 1), other, math.nan).endswith("; every parameter is finite")
+
+
+def test_a_network_that_runs_in_all_processes_together_is_not_called() -> None:
+    batch = {"image": torch.ones(2, 3)}
+    assert told(nn.SyncBatchNorm(3), batch, math.nan).endswith("; every parameter is finite")
+
+
 # What to go on from
 
 
-def trainer(*savers: object) -> Any:  # noqa: ANN401 - a part of one
+def trainer(*savers: object, began_with: Path | None = None) -> Any:  # noqa: ANN401 - a part of one
     optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.01, 0.25, 0.1)])
-    return SimpleNamespace(optimizers=[optimizer], checkpoint_callbacks=list(savers))
+    return SimpleNamespace(optimizers=[optimizer], checkpoint_callbacks=list(savers), ckpt_path=began_with)
 
 
 def saver(best: Path, last: Path | str) -> ModelCheckpoint:
@@ -89,3 +118,10 @@ def test_a_file_elsewhere_is_named_in_full(tmp_path: Path) -> None:
 def test_without_one_the_run_starts_again(tmp_path: Path) -> None:
     for savers in ([], [saver(tmp_path / "gone.ckpt", "")]):
         assert ways_out(trainer(*savers), "stop").startswith("no checkpoint was written before it; start again with a lower ")
+
+
+def test_a_resumed_run_may_go_back_to_where_it_began(tmp_path: Path) -> None:
+    begun, later = write(tmp_path / "begun.ckpt", age=9), tmp_path / "later.ckpt"
+    assert f"last good checkpoint is {begun};" in ways_out(trainer(saver(later, ""), began_with=begun), "stop")
+    write(later, age=0)
+    assert f"last good checkpoint is {later};" in ways_out(trainer(saver(later, ""), began_with=begun), "stop")

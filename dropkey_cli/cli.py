@@ -60,12 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has enough; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"{_speaker()}: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"{_speaker()}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("dropkey: interrupted", file=sys.stderr)
         return 130
@@ -151,6 +148,6 @@ def _speaker() -> str:
     return "dropkey" if number == "0" else f"dropkey (process {number})"
 
 
-def _one_line(error: InputError | RunError) -> str:
+def _one_line(error: Exception) -> str:
     """The message; an error from a data-loading process carries that process's traceback in front of it."""
     return " ".join(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].split())

@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run cannot go on though what the user gave was right: a full disk, a loss that is no number. Exit code 1."""
+    """What went wrong in a run whose input was right; exit code 1. The message says what happened, where, and what to do."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from dropkey_cli import __version__, cli
 from dropkey_cli.cli import COMMANDS, main
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, RunError
 
 SCRIPT = Path(sys.executable).parent / "dropkey"
 
@@ -50,6 +50,12 @@ def test_input_error_is_one_line_without_a_workers_traceback(
     stop_with(monkeypatch, InputError(worker))
     assert main(["fit"]) == 2
     assert capsys.readouterr().err == "dropkey: error: cannot read 'a'\n"
+
+
+def test_a_run_error_is_one_line_and_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stop_with(monkeypatch, RunError("the loss is nan\n at step 3"))
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == "dropkey: error: the loss is nan at step 3\n"
 
 
 def interrupted() -> SystemExit:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.errors import InputError, RunError, did_you_mean
 
 
 def test_the_nearest_words_come_first() -> None:
@@ -21,3 +21,8 @@ def test_any_words_give_a_sentence_end_or_nothing(given_word: str, known: list[s
 
 def test_an_input_error_is_a_value_error() -> None:
     assert issubclass(InputError, ValueError)
+
+
+def test_a_run_error_is_no_input_error() -> None:
+    assert issubclass(RunError, RuntimeError)
+    assert not issubclass(RunError, InputError)

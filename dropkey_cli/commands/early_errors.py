@@ -49,7 +49,7 @@ def check_early(command: str, words: list[str]) -> None:
 
 def known_options(command: str) -> set[str]:
     """The options of a command, with those of its default classes."""
-    options = {"config", "print_config", "seed_everything", "num_threads", "name", "checkpoint_minutes"}
+    options = {"config", "print_config", "seed_everything", "num_threads", "name", "checkpoint_minutes", "on_nonfinite_loss"}
     options |= {"trainer", "model", "data"}
     options |= {"output", "top_k"} if command == "predict" else set()
     options |= {"resume"} if command == "fit" else set()

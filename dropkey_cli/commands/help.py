@@ -28,6 +28,8 @@ def print_help(command: str) -> None:
         often = "Minutes between two last.ckpt within an epoch; 0 writes it after epochs only."
         parser.add_argument("--checkpoint_minutes", default=10.0, help=often)
         parser.add_argument("--trainer.max_epochs", default=20, help="Passes over the training images.")
+        nonfinite = "What a loss that is NaN or infinite does: stop ends the run, skip leaves that step out."
+        parser.add_argument("--on_nonfinite_loss", default="stop", choices=["stop", "skip"], help=nonfinite)
     parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_argument("--ckpt_path", help="Checkpoint file, run folder, or best or last of the newest run.")
     if command == "predict":

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
@@ -143,6 +144,8 @@ class RunCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, help=name)
         often = "Minutes between two last.ckpt within an epoch of fit; 0 writes it after epochs only."
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=often)
+        nonfinite = "What a loss that is NaN or infinite does in fit: end the run, or leave that step out."
+        parser.add_argument("--on_nonfinite_loss", type=Literal["stop", "skip"], default="stop", help=nonfinite)
         if self.command == "fit":
             parser.set_defaults({"trainer.max_epochs": 20})
         if self.command == "predict":
@@ -252,6 +255,7 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor(self.folder)]
+        callbacks.append(FiniteLoss(options.on_nonfinite_loss))
         seed = yaml.safe_load(self.asked)["seed_everything"]
         # Torch starts every process at the same seed: without one of the run's, each gets its own
         callbacks.append(BatchSeeds(secrets.randbits(62) if seed is False else int(seed)))

@@ -1,6 +1,7 @@
 """The Trainer commands from the words to the files; `trained` is made once, see conftest."""
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -459,3 +460,31 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused
     line = refused("fit", "--model.pretrained=true", "--trainer.accelerator=cpu", *QUICKSTART[1:])
     assert line.startswith("the pretrained weights of vit_tiny_patch16_224 (timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k)")
     assert "train from scratch with --model.pretrained false" in line
+
+
+# A loss that is not finite
+
+DIVERGES = ("--model.lr=1e30", "--trainer.max_epochs=2", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2")
+
+
+@pytest.mark.parametrize("words", [[], ["--on_nonfinite_loss", "stop"]])
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(words: list[str], dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, *DIVERGES, *words)
+    assert outcome.code == 1
+    assert re.match(
+        r"dropkey: error: the loss is nan at step 2 \(epoch 1, batch 2: digits/\d+, .*\); "
+        r"the first value that is not finite comes out of blocks\.0\.norm1; no checkpoint was written before it; ",
+        outcome.err,
+    )
+    assert outcome.err.count("\n") == 1
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_a_loss_that_is_not_finite_can_be_skipped(dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, *DIVERGES, "--on_nonfinite_loss", "skip")
+    assert outcome.code == 0
+    assert "warning: 7 batches were skipped in all" in outcome.out
+    counted = [row["train/skipped_batches"] for row in read_csv(VERSION / "metrics.csv")]
+    assert [float(count) for count in counted if count] == [1, 3, 5, 7]
+    weights = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in weights.values())

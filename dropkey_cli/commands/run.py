@@ -2,32 +2,24 @@
 
 import errno
 import logging
-import secrets
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
-from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
-from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
-from dropkey_cli.callbacks.run_plan import RunPlan
-from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
@@ -36,11 +28,10 @@ from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, r
 from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.commands.fsdp import FullySharded
-from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.commands.processes import check_processes, end_children
 from dropkey_cli.commands.resume import record_job
+from dropkey_cli.commands.run_parts import add_own_options, as_list, fill_image_options, fit_callbacks, loggers, model_name
 from dropkey_cli.errors import InputError, RunError
-from dropkey_cli.models.factory import image_config
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 StrategyRegistry.register("fsdp2", FullySharded)
@@ -133,24 +124,7 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our defaults and our own options."""
         parser.set_defaults(self.defaults)
-        parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
-        parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
-        threads = "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine."
-        parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
-        if self.command != "fit":
-            parser.set_defaults({"trainer.devices": 1})  # a few images are classified before more processes have started
-        # Everywhere, so that a run's config.yaml is valid for every command
-        name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
-        parser.add_argument("--name", type=str | None, help=name)
-        often = "Minutes between two last.ckpt within an epoch of fit; 0 writes it after epochs only."
-        parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=often)
-        nonfinite = "What a loss that is NaN or infinite does in fit: end the run, or leave that step out."
-        parser.add_argument("--on_nonfinite_loss", type=Literal["stop", "skip"], default="stop", help=nonfinite)
-        if self.command == "fit":
-            parser.set_defaults({"trainer.max_epochs": 20})
-        if self.command == "predict":
-            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file.")
-            parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")
+        add_own_options(parser, self.command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's own type
         """Parse, with what the checkpoint says in the place of the defaults."""
@@ -210,7 +184,7 @@ class RunCLI(LightningCLI):
         if self.command == "predict":
             callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
         callbacks += [self.signals, SkippedImages()]
-        config["plugins"] = [*_as_list(config.get("plugins")), DurableCheckpointIO()]
+        config["plugins"] = [*as_list(config.get("plugins")), DurableCheckpointIO()]
         terminal = sys.stdout.isatty()
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = terminal
@@ -231,11 +205,11 @@ class RunCLI(LightningCLI):
             config["logger"] = False
             return
         first = getattr(rank_zero_only, "rank", 0) == 0
-        self.folder = self.resumed or claim_run_folder(options.name or _model_name(options), claim=first)
+        self.folder = self.resumed or claim_run_folder(options.name or model_name(options), claim=first)
         if first and self.resumed is None:
             record_job(self.folder)
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder)
-        config["logger"] = _loggers(config.get("logger"), self.folder)
+        config["logger"] = loggers(config.get("logger"), self.folder)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -254,11 +228,8 @@ class RunCLI(LightningCLI):
             self.folder.rmdir()
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor(self.folder)]
-        callbacks.append(FiniteLoss(options.on_nonfinite_loss))
         seed = yaml.safe_load(self.asked)["seed_everything"]
-        # Torch starts every process at the same seed: without one of the run's, each gets its own
-        callbacks.append(BatchSeeds(secrets.randbits(62) if seed is False else int(seed)))
+        callbacks = fit_callbacks(self.folder, self.asked, seed=seed, on_nonfinite_loss=options.on_nonfinite_loss)
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
@@ -266,46 +237,12 @@ class RunCLI(LightningCLI):
         return callbacks
 
 
-def default_precision() -> str:
-    """bf16-mixed where the GPU computes in bfloat16, else 32-true."""
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
-    """Give the data what the checkpoint, or else the model's weights, say of images, where the user gave nothing.
-
-    Args:
-        config: The parsed options; those of the data are changed.
-        known: What the checkpoint says of images, by option.
-    """
-    data, model = config.data.init_args, config.model.init_args
-    if hasattr(model, "model_name"):
-        known = asdict(image_config(model.model_name)) | known
-    for name, value in known.items():
-        if name in data and data[name] is None:
-            data[name] = value
-
-
-def _model_name(options: Namespace) -> str:
-    return getattr(options.model, "model_name", None) or type(options.model).__name__.lower()
-
-
-def _loggers(given: Any, folder: Path) -> Any:  # noqa: ANN401 - Lightning takes many forms
-    """``metrics.csv`` in the run folder, beside the loggers the user named."""
-    if given is False:
-        return False
-    return [MetricsLog(folder), *([] if given is True else _as_list(given))]
-
-
-def _as_list(given: Any) -> list[Any]:  # noqa: ANN401 - what a Trainer option takes
-    return [] if given is None else given if isinstance(given, list) else [given]
-
-
 def _quieten() -> None:
     """Keep Lightning's notes about itself out of what users read."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*callbacks used to create.*"):
-        warnings.filterwarnings("ignore", message)
+    notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
+    for note in notes:
+        warnings.filterwarnings("ignore", f".*{note}.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")

@@ -186,8 +186,10 @@ class Classification(LightningModule):
 
     @property
     def fused(self) -> bool:
-        """Whether AdamW runs as one kernel: where torch has it; in float16 Lightning could not clip the gradients before it."""
-        return self.trainer.strategy.root_device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
+        """Whether AdamW runs as one kernel: where torch has it; Lightning clips no gradients before it in mixed precision."""
+        clips = bool(self.trainer.gradient_clip_val) and self.trainer.precision.endswith("-mixed")
+        on_device = self.trainer.strategy.root_device.type in ("cpu", "cuda", "mps")
+        return on_device and self.trainer.precision != "16-mixed" and not clips
 
     @property
     def data(self) -> Any:  # noqa: ANN401 - any LightningDataModule with class_names, preprocessing and batch_size

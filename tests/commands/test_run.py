@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from jsonargparse import Namespace
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from dropkey_cli.callbacks.batch_seeds import BatchSeeds
-from dropkey_cli.commands.run import default_precision, fill_image_options
 from dropkey_cli.models import factory
 
 ROOT = Path(__file__).parents[2]
@@ -154,20 +151,6 @@ def test_dropkey_changes_what_is_learned(dropkey: Dropkey) -> None:
     assert [row["train/loss"] for row in first] != [row["train/loss"] for row in second]
 
 
-def test_batches_are_seeded_with_the_runs_seed(dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds: list[int] = []
-
-    class Recorded(BatchSeeds):
-        def on_train_batch_start(self, *_: object) -> None:
-            seeds.append(self.seed)
-
-    monkeypatch.setattr("dropkey_cli.commands.run.BatchSeeds", Recorded)
-    for seed in ("5", "false", "false"):
-        assert dropkey(*QUICKSTART, "--trainer.fast_dev_run=true", f"--seed_everything={seed}").code == 0
-    assert seeds[0] == 5
-    assert len(set(seeds)) == 3  # without a seed another one every time, and so in every process
-
-
 def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *ONE_STEP, "--ckpt_path", str(trained / VERSION), "--trainer.max_epochs=3",
                       "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=1")  # fmt: skip
@@ -229,30 +212,13 @@ def test_what_is_given_beats_the_checkpoint_in_test_too(trained: Path, dropkey: 
     assert "leave those options out to take the checkpoint's" in line
 
 
-def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
-    asked = {"image_size": 32, "mean": None, "std": None, "class_names": None, "batch_size": None}
-    config = Namespace({"data.init_args": Namespace(**asked), "model.init_args.model_name": "test_vit"})  # type: ignore[no-untyped-call]
-    fill_image_options(config, {"image_size": 64, "mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"]})
-    filled = {"mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"], "std": (0.5, 0.5, 0.5)}
-    assert vars(config.data.init_args) == {**asked, **filled}
-
-
-@pytest.mark.parametrize(
-    ("cuda", "bf16", "precision"), [(False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")]
-)
-def test_default_precision(cuda: bool, bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert default_precision() == precision
-
-
 # Evaluation
 
 
 def test_every_name_of_a_checkpoint_gives_the_same_numbers(
     trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dropkey_cli.commands.run.default_precision", lambda: "32-true")
+    monkeypatch.setattr("dropkey_cli.commands.run_parts.default_precision", lambda: "32-true")
     results = []
     dropkey()
     monkeypatch.chdir(trained)

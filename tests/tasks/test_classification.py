@@ -392,12 +392,22 @@ def test_adamw_runs_as_one_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "fused"),
-    [("cuda", "bf16-mixed", True), ("mps", "32-true", True), ("cuda", "16-mixed", False), ("xla", "32-true", False)],
+    ("device", "precision", "clip", "fused"),
+    [
+        ("cuda", "bf16-mixed", None, True),
+        ("cuda", "bf16-mixed", 1.0, False),
+        ("cuda", "32-true", 1.0, True),
+        ("mps", "32-true", None, True),
+        ("cuda", "16-mixed", None, False),
+        ("xla", "32-true", None, False),
+    ],
 )
-def test_adamw_stays_as_it_was_where_lightning_or_torch_lacks_the_kernel(device: str, precision: str, fused: bool) -> None:
+def test_adamw_stays_as_it_was_where_lightning_or_torch_lacks_the_kernel(
+    device: str, precision: str, clip: float | None, fused: bool
+) -> None:
     model = task()
-    given: Any = SimpleNamespace(precision=precision, strategy=SimpleNamespace(root_device=torch.device(device)))
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    given: Any = SimpleNamespace(precision=precision, strategy=strategy, gradient_clip_val=clip)
     model.__dict__["_trainer"] = given
     assert model.fused == fused
 

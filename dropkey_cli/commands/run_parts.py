@@ -1,0 +1,100 @@
+"""What a run is put together from beside its classes: options of our own, callbacks, loggers, what data take from the model."""
+
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from lightning import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.run_plan import RunPlan
+from dropkey_cli.callbacks.run_record import RunRecord
+from dropkey_cli.commands.metrics_log import MetricsLog
+from dropkey_cli.models.factory import image_config
+
+
+def add_own_options(parser: LightningArgumentParser, command: str) -> None:
+    """Add the options that are neither the Trainer's nor a class's, and our defaults for the Trainer's.
+
+    Args:
+        parser: That of the command.
+        command: fit, validate, test or predict.
+    """
+    parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
+    parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
+    threads = "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine."
+    parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
+    if command != "fit":
+        parser.set_defaults({"trainer.devices": 1})  # a few images are classified before more processes have started
+    # Everywhere, so that a run's config.yaml is valid for every command
+    name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
+    parser.add_argument("--name", type=str | None, help=name)
+    often = "Minutes between two last.ckpt within an epoch of fit; 0 writes it after epochs only."
+    parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=often)
+    nonfinite = "What a loss that is NaN or infinite does in fit: end the run, or leave that step out."
+    parser.add_argument("--on_nonfinite_loss", type=Literal["stop", "skip"], default="stop", help=nonfinite)
+    if command == "fit":
+        parser.set_defaults({"trainer.max_epochs": 20})
+    if command == "predict":
+        parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file.")
+        parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")
+
+
+def fit_callbacks(
+    folder: Path | None, asked: str, *, seed: int | Literal[False], on_nonfinite_loss: Literal["stop", "skip"]
+) -> list[Callback]:
+    """What watches and records every training run.
+
+    Args:
+        folder: The run's folder; None where nothing is kept.
+        asked: The configuration as YAML.
+        seed: The run's seed; False for none.
+        on_nonfinite_loss: What a loss that is no number does.
+    """
+    # Torch starts every process at the same seed: without one of the run's, each gets its own
+    seeds = BatchSeeds(secrets.randbits(62) if seed is False else int(seed))
+    return [RunRecord(folder, asked), RunPlan(folder), DropRatioMonitor(folder), FiniteLoss(on_nonfinite_loss), seeds]
+
+
+def default_precision() -> str:
+    """bf16-mixed where the GPU computes in bfloat16, else 32-true."""
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
+    """Give the data what the checkpoint, or else the model's weights, say of images, where the user gave nothing.
+
+    Args:
+        config: The parsed options; those of the data are changed.
+        known: What the checkpoint says of images, by option.
+    """
+    data, model = config.data.init_args, config.model.init_args
+    if hasattr(model, "model_name"):
+        known = asdict(image_config(model.model_name)) | known
+    for name, value in known.items():
+        if name in data and data[name] is None:
+            data[name] = value
+
+
+def model_name(options: Namespace) -> str:
+    """The name of the model, or of its class: the run's where none was given."""
+    return getattr(options.model, "model_name", None) or type(options.model).__name__.lower()
+
+
+def loggers(given: Any, folder: Path) -> Any:  # noqa: ANN401 - Lightning takes many forms
+    """``metrics.csv`` in the run folder, beside the loggers the user named."""
+    if given is False:
+        return False
+    return [MetricsLog(folder), *([] if given is True else as_list(given))]
+
+
+def as_list(given: Any) -> list[Any]:  # noqa: ANN401 - what a Trainer option takes
+    """None, one thing, or several, as a list."""
+    return [] if given is None else given if isinstance(given, list) else [given]

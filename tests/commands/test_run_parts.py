@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger
+
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.commands.metrics_log import MetricsLog
+from dropkey_cli.commands.run_parts import default_precision, fill_image_options, fit_callbacks, loggers
+
+
+def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
+    asked = {"image_size": 32, "mean": None, "std": None, "class_names": None, "batch_size": None}
+    config = Namespace({"data.init_args": Namespace(**asked), "model.init_args.model_name": "test_vit"})  # type: ignore[no-untyped-call]
+    fill_image_options(config, {"image_size": 64, "mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"]})
+    filled = {"mean": [0.1, 0.2, 0.3], "class_names": ["a", "b"], "std": (0.5, 0.5, 0.5)}
+    assert vars(config.data.init_args) == {**asked, **filled}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "bf16", "precision"), [(False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")]
+)
+def test_default_precision(cuda: bool, bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert default_precision() == precision
+
+
+def test_without_a_seed_every_run_and_process_has_its_own() -> None:
+    def seed(given: int | bool) -> int:
+        callbacks = fit_callbacks(None, "", seed=given, on_nonfinite_loss="stop")
+        return next(callback.seed for callback in callbacks if isinstance(callback, BatchSeeds))
+
+    assert seed(5) == 5
+    assert len({seed(False), seed(False), 0}) == 3
+
+
+def test_metrics_csv_stands_beside_the_loggers_that_are_named(tmp_path: Path) -> None:
+    other = CSVLogger(tmp_path)
+    for given, kinds in ((None, 1), (True, 1), (other, 2), ([other, other], 3)):
+        made = loggers(given, tmp_path)
+        assert len(made) == kinds
+        assert isinstance(made[0], MetricsLog)
+    assert loggers(False, tmp_path) is False

@@ -242,7 +242,7 @@ def test_a_ratio_that_is_no_chance_is_warned_of_once_by_name() -> None:
     (message,) = warned(run, 6)
     assert re.match(r"blocks\.1\.attn dropped 0\.[56]", message)
     assert "in steps 4 to 5" in message
-    assert "deviations from the configured 0.200000" in message
+    assert "from the configured 0.200000: check" in message
     assert "seed_everything" in message
 
 

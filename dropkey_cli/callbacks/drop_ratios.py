@@ -34,7 +34,7 @@ class DropRatioMonitor(Callback):
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._logged_step = 0
-        self._acting: list[bool] = []
+        self._acting: list[bool] = []  # layers that had to drop keys in all steps since they were logged
         self._resumed: dict[str, Any] | None = None
         self._warned: set[str] = set()
 
@@ -64,9 +64,12 @@ class DropRatioMonitor(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Log at the trainer's interval, once per optimizer step (with accumulated gradients a step has several batches)."""
+        plan = _plan(pl_module)
+        if plan is not None:
+            self._acting = [acted and acts for acted, acts in zip(self._acting, _acting(plan), strict=True)]
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it; 0 logs nothing
         if interval > 0 and trainer.global_step % interval == 0:
-            self._log(trainer, _plan(pl_module))
+            self._log(trainer, plan)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the steps after the last interval, and draw all of them."""
@@ -101,7 +104,7 @@ class DropRatioMonitor(Callback):
         for state in plan.states:
             state.clear()
         layers = observe(plan, tallies.tolist())  # the one synchronisation
-        acted, self._acting = self._acting, _acting(plan)
+        had_to_act, self._acting = self._acting, _acting(plan)
         if not trainer.is_global_zero:
             return
         step = trainer.global_step - 1  # Lightning counts from 0
@@ -109,12 +112,11 @@ class DropRatioMonitor(Callback):
             logger.log_metrics(drop_ratios(layers), step=step)
         if self.folder is not None:
             _append_rows(self.folder / "drop_ratio.csv", step, layers)
-        for layer, before, now in zip(layers, acted, self._acting, strict=True):
-            self._warn(layer, since, step, acts=before and now)
+        for layer, acts in zip(layers, had_to_act, strict=True):
+            self._warn(layer, since, step, silent=acts and layer.draws == 0)
 
-    def _warn(self, layer: ObservedLayer, first: int, last: int, *, acts: bool) -> None:
+    def _warn(self, layer: ObservedLayer, first: int, last: int, *, silent: bool) -> None:
         """Warn of a layer that did not do what it was told, once per run."""
-        silent = acts and layer.draws == 0
         if layer.layer in self._warned or not (silent or layer.deviation > MAX_DEVIATION):
             return
         self._warned.add(layer.layer)

@@ -242,7 +242,7 @@ def test_a_ratio_that_is_no_chance_is_warned_of_once_by_name() -> None:
     (message,) = warned(run, 6)
     assert re.match(r"blocks\.1\.attn dropped 0\.[56]", message)
     assert "in steps 4 to 5" in message
-    assert "deviations from the configured 0.200000" in message
+    assert "from the configured 0.200000: check" in message
     assert "seed_everything" in message
 
 
@@ -280,6 +280,12 @@ def test_layers_that_should_draw_nothing_are_not_warned_of() -> None:
     run.plan.set_ratios([0.0, 0.2, 0.3])
     run.plan.enabled = True
     assert warned(run, 2) == []
+    run.plan.enabled = False
+    assert warned(run, 1) == []
+    run.model.eval()
+    run.plan.enabled = True  # not for all of the interval
+    assert warned(run, 1) == []
+    assert len(warned(run, 2)) == 2
 
 
 @pytest.mark.parametrize("ratio", [0.3 / 7, 1 / 3, 0.123456])

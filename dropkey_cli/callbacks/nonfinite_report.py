@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
 
 _NUM_PATHS = 3
@@ -92,9 +93,11 @@ def ways_out(trainer: Trainer, on_nonfinite: str) -> str:
 
 def _last_checkpoint(trainer: Trainer) -> Path | None:
     """The checkpoint written last in this run, or else the one it began with."""
-    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-    names = [name for saver in savers for name in (saver.last_model_path, saver.best_model_path)]
-    paths = [Path(name) for name in (*names, trainer.ckpt_path) if name and Path(name).exists()]
+    names: list[Any] = [trainer.ckpt_path]
+    for saver in trainer.checkpoint_callbacks:
+        names += [saver.last_model_path, saver.best_model_path] if isinstance(saver, ModelCheckpoint) else []
+        names += [saver.path] if isinstance(saver, LastCheckpoint) else []
+    paths = [Path(name) for name in names if name and Path(name).exists()]
     return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
 

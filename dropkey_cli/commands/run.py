@@ -214,11 +214,12 @@ class RunCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             if not self.signals.obeyed:  # else all processes have agreed to end
                 end_children(self.trainer)
                 self._give_back_folder()
-                if self.folder is not None and (self.folder / "checkpoints" / "last.ckpt").is_file():
+                says_it = isinstance(error, RunError)
+                if self.folder is not None and not says_it and (self.folder / "checkpoints" / "last.ckpt").is_file():
                     print(f"saved before that; continue with: dropkey fit --resume {self.folder}", file=sys.stderr)
             raise
 

@@ -446,6 +446,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(words: list[str], dr
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, *DIVERGES, "--model.lr=1e16", "--model.warmup_share=0.5", "--checkpoint_minutes=0.0001")
+    assert outcome.code == 1
+    last = VERSION / "checkpoints/last.ckpt"
+    assert f"the last good checkpoint is {last}; continue with dropkey fit --resume {VERSION} and a lower" in outcome.err
+    assert outcome.err.count("\n") == 1
+    saved = torch.load(last, weights_only=True)
+    assert 0 < saved["global_step"] < 8
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
 def test_a_loss_that_is_not_finite_can_be_skipped(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *DIVERGES, "--on_nonfinite_loss", "skip")
     assert outcome.code == 0

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,20 @@ def test_real_launchers(launcher: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")] == [str(RUN)]
     assert len(read_csv(tmp_path / RUN / "metrics.csv")) > 6
+
+
+@pytest.mark.slow
+def test_two_nodes_make_one_run(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = [*FIT, "--config", str(OVERLAYS / "multi_node.yaml"), "--trainer.devices=1", "--trainer.accelerator=cpu"]
+    place = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", *place]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen([*launch, f"--node_rank={rank}", "-m", "dropkey_cli", *words], cwd=tmp_path, env=environment)
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")] == [str(RUN)]

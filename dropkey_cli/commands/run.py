@@ -233,7 +233,8 @@ class RunCLI(LightningCLI):
         callbacks = fit_callbacks(self.folder, self.asked, seed=seed, on_nonfinite_loss=options.on_nonfinite_loss)
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
-            callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
+            if config.get("limit_val_batches") != 0:  # without validation none is best
+                callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
             callbacks.append(LastCheckpoint(self.folder, self.signals, minutes=options.checkpoint_minutes))
         return callbacks
 

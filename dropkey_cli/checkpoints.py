@@ -1,12 +1,13 @@
 """Where runs and their checkpoints lie, and what a checkpoint says about itself."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from dropkey_cli.errors import InputError
 
 RUNS = Path("runs")
-_NEEDED = {"config", "preprocessing", "class_names"}
+_NEEDED = {"config": dict, "preprocessing": dict, "class_names": list}
 
 
 def claim_run_folder(name: str, *, claim: bool = True) -> Path:
@@ -24,6 +25,7 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a null character
+        give_back_run_folder(RUNS)
         raise InputError(f"cannot make the run folder {str(parent)!r} ({error}): give another --name") from error
     number = 1 + max((_version(folder) for folder in parent.iterdir()), default=-1)
     while True:
@@ -34,6 +36,14 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
             number += 1
         else:
             return folder
+
+
+def give_back_run_folder(folder: Path) -> None:
+    """Remove a run's folder, and those above it under runs/, as far as there is nothing in them."""
+    for place in (folder, *folder.parents):
+        if RUNS not in (place, *place.parents) or not place.is_dir() or any(place.iterdir()):
+            return
+        place.rmdir()
 
 
 def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "--ckpt_path") -> Path:
@@ -56,13 +66,13 @@ def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "-
             raise InputError(f"{option} {given}: no run under {RUNS}/ has a {given}.ckpt; {_candidates()}")
         return newest[0]
     path = Path(given)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, also for names that are too long or hold a null character
         return path
     for name in (prefer, "best", "last"):  # a run without validation has no best
         for folder in (path / "checkpoints", path):
-            if (folder / f"{name}.ckpt").is_file():
+            if os.path.isfile(folder / f"{name}.ckpt"):
                 return folder / f"{name}.ckpt"
-    if newest := _all_checkpoints(f"{prefer}.ckpt", path):
+    if os.path.isdir(path) and (newest := _all_checkpoints(f"{prefer}.ckpt", path)):
         return newest[0]
     raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
 
@@ -82,10 +92,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{str(path)!r} is no checkpoint that can be loaded safely ({first_line}): give one that dropkey fit wrote"
         ) from error
-    description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
-    if not isinstance(description, dict) or not description.keys() >= _NEEDED:
+    description: Any = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
+    if not _is_ours(description):
         raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
-    return description
+    return dict(description)
+
+
+def _is_ours(description: Any) -> bool:  # noqa: ANN401 - whatever stands in a file
+    """Whether a checkpoint says all that the commands ask it."""
+    if not isinstance(description, dict) or not all(isinstance(description.get(name), kind) for name, kind in _NEEDED.items()):
+        return False
+    parts = [description["config"].get(part) for part in ("model", "data")]
+    return all(isinstance(part, dict) and isinstance(part.get("class_path"), str) for part in parts)
 
 
 def _version(folder: Path) -> int:
@@ -95,8 +113,10 @@ def _version(folder: Path) -> int:
 
 def _all_checkpoints(pattern: str, folder: Path = RUNS) -> list[Path]:
     """Checkpoints of all runs under a folder, newest first."""
-    found = folder.glob(f"**/version_*/checkpoints/{pattern}")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    try:
+        return sorted(folder.glob(f"**/version_*/checkpoints/{pattern}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError as error:  # a folder that goes away meanwhile
+        raise InputError(f"cannot look for checkpoints in {str(folder)!r} ({error}): give a run's folder or a file") from error
 
 
 def _candidates() -> str:

@@ -52,6 +52,15 @@ def test_input_error_is_one_line_without_a_workers_traceback(
     assert capsys.readouterr().err == "dropkey: error: cannot read 'a'\n"
 
 
+def test_a_very_long_message_keeps_its_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stop_with(monkeypatch, InputError(f"model.lr '{'x' * 9000}' is not valid: expected a number"))
+    assert main(["fit"]) == 2
+    err = capsys.readouterr().err
+    assert len(err) < 1700
+    assert err.startswith("dropkey: error: model.lr 'xxx")
+    assert err.endswith("xx' is not valid: expected a number\n")
+
+
 def interrupted() -> SystemExit:
     """What Lightning leaves after Ctrl-C."""
     try:

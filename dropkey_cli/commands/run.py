@@ -29,10 +29,11 @@ from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
-from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
+from dropkey_cli.checkpoints import claim_run_folder, give_back_run_folder, read_checkpoint
 from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
-from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
+from dropkey_cli.commands.config_values import check_trainer_options, check_values
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.metrics_log import MetricsLog
@@ -74,6 +75,8 @@ def run(
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
         if (cause := _explained(error)) is not None:
             raise cause from error
+        if isinstance(error, ValueError) and (refusal := explain_refusal(error)) is not None:
+            raise InputError(refusal) from error
         raise
 
 
@@ -152,10 +155,7 @@ class RunCLI(LightningCLI):
         arguments = {option.dest for option in sub_parser._actions}
         sub_parser.set_defaults({"weights_only": True} if "weights_only" in arguments else {})
         self.config = parser.parse_args(args)
-        for part in ("trainer", "model", "data"):
-            given = self.config[self.command][part]
-            if not isinstance(given, Namespace):
-                raise InputError(f"{part} is {given!r}: give its options, or leave it out for the defaults")
+        check_values(self.config[self.command])
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
             print(f"checkpoint  {path}")
@@ -207,13 +207,12 @@ class RunCLI(LightningCLI):
             config["enable_progress_bar"] = terminal
             callbacks.append(ProgressBar() if terminal else ProgressLines())
         try:
-            if config.get("accumulate_grad_batches", 1) < 1:
-                raise ValueError(f"accumulate_grad_batches is {config['accumulate_grad_batches']}; expected 1 or more")
+            check_trainer_options(config)
             trainer = super()._instantiate_trainer(config, callbacks)
             check_processes(trainer)
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, OverflowError, RuntimeError, ImportError, MisconfigurationException) as error:
             self._give_back_folder()
-            raise InputError(f"the trainer options do not work together: {error}") from error
+            raise InputError(explain_trainer(error, config)) from error
         return trainer
 
     def _keep_files(self, config: dict[str, Any], options: Namespace) -> None:
@@ -240,8 +239,8 @@ class RunCLI(LightningCLI):
 
     def _give_back_folder(self) -> None:
         """Remove the run's folder if nothing began."""
-        if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if self.folder is not None:
+            give_back_run_folder(self.folder)
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [RunRecord(self.folder, self.asked), RunPlan(self.folder), DropRatioMonitor()]
@@ -294,6 +293,7 @@ def _quieten() -> None:
     """Keep Lightning's notes about itself out of what users read."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
     for message in (".*does not have many workers.*", ".*number of training batches.*", ".*callbacks used to create.*"):
         warnings.filterwarnings("ignore", message)
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")

@@ -1,5 +1,6 @@
 """Where runs and their checkpoints lie, and what a checkpoint says about itself."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a null character
+        give_back_run_folder(RUNS)
         raise InputError(f"cannot make the run folder {str(parent)!r} ({error}): give another --name") from error
     number = 1 + max((_version(folder) for folder in parent.iterdir()), default=-1)
     while True:
@@ -46,6 +48,14 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
             number += 1
         else:
             return folder
+
+
+def give_back_run_folder(folder: Path) -> None:
+    """Remove a run's folder, and those above it under runs/, as far as there is nothing in them."""
+    for place in (folder, *folder.parents):
+        if RUNS not in (place, *place.parents) or not place.is_dir() or any(place.iterdir()):
+            return
+        place.rmdir()
 
 
 def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "--ckpt_path") -> Path:
@@ -68,13 +78,13 @@ def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "-
             raise InputError(f"{option} {given}: no run under {RUNS}/ has a {given}.ckpt; {_candidates()}")
         return newest[0]
     path = Path(given)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, also for names that are too long or hold a null character
         return path
     for name in (prefer, "best", "last"):  # a run without validation has no best
         for folder in (path / "checkpoints", path):
-            if (folder / f"{name}.ckpt").is_file():
+            if os.path.isfile(folder / f"{name}.ckpt"):
                 return folder / f"{name}.ckpt"
-    if newest := _all_checkpoints(f"{prefer}.ckpt", path):
+    if os.path.isdir(path) and (newest := _all_checkpoints(f"{prefer}.ckpt", path)):
         return newest[0]
     raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
 
@@ -150,8 +160,10 @@ def _version(folder: Path) -> int:
 
 def _all_checkpoints(pattern: str, folder: Path = RUNS) -> list[Path]:
     """Checkpoints of all runs under a folder, newest first."""
-    found = folder.glob(f"**/version_*/checkpoints/{pattern}")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    try:
+        return sorted(folder.glob(f"**/version_*/checkpoints/{pattern}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError as error:  # a folder that goes away meanwhile
+        raise InputError(f"cannot look for checkpoints in {str(folder)!r} ({error}): give a run's folder or a file") from error
 
 
 def _candidates() -> str:

@@ -27,6 +27,9 @@ OTHER_COMMANDS = {
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 
+LONGEST = 1600
+"""Letters of an error message: what was given may be a whole file."""
+
 HELP = f"""usage: dropkey COMMAND [OPTIONS]
 
 Train and run vision transformers regularised with DropKey (arXiv:2208.02646).
@@ -113,9 +116,12 @@ def _run(command: str, words: list[str]) -> None:
 
         print_help(command)
         return
+    from dropkey_cli.commands.command_line import check_environment, check_words
     from dropkey_cli.commands.early_errors import check_early
     from dropkey_cli.commands.resume import resumed_run
 
+    check_environment()
+    check_words(words)
     words, resumed = resumed_run(command, words)
     check_early(command, words)
     sys.path.append("")  # a user's own class_path beside the config, also for the installed script
@@ -145,9 +151,10 @@ def _large_imports() -> Iterator[None]:
 def _speaker() -> str:
     """The program, and which of its processes where it is not the first."""
     number = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
-    return "dropkey" if number == "0" else f"dropkey (process {number})"
+    return "dropkey" if number == "0" or not number.isdecimal() else f"dropkey (process {number})"
 
 
 def _one_line(error: Exception) -> str:
-    """The message; an error from a data-loading process carries that process's traceback in front of it."""
-    return " ".join(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].split())
+    """The message, its middle left out if it is very long; one from a data-loading process carries a traceback in front."""
+    line = " ".join(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, read_checkpoint
+from dropkey_cli.checkpoints import claim_run_folder, find_checkpoint, give_back_run_folder, read_checkpoint
 from dropkey_cli.errors import InputError
 
 DESCRIPTION: dict[str, Any] = {
@@ -70,6 +70,30 @@ def test_other_processes_claim_nothing() -> None:
 def test_a_name_stays_under_runs(name: str) -> None:
     with pytest.raises(InputError, match=f"--name {name!r} is no folder name"):
         claim_run_folder(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_is_refused_leaves_no_folder(name: str) -> None:
+    with pytest.raises(InputError, match="cannot make the run folder"):
+        claim_run_folder(name)
+    assert not Path("runs").exists()
+
+
+def test_a_folder_is_given_back_with_the_empty_ones_above_it() -> None:
+    kept, empty = claim_run_folder("a/b"), claim_run_folder("a/c/d")
+    give_back_run_folder(empty)
+    assert [path.name for path in Path("runs/a").iterdir()] == ["b"]
+    (kept / "config.yaml").touch()
+    give_back_run_folder(kept)
+    assert (kept / "config.yaml").exists()
+    (kept / "config.yaml").unlink()
+    give_back_run_folder(kept)
+    assert not Path("runs").exists()
+
+
+def test_a_name_too_long_for_a_file_is_no_checkpoint() -> None:
+    with pytest.raises(InputError, match="is neither a checkpoint nor a run folder"):
+        find_checkpoint("x" * 9000)
 
 
 @pytest.mark.parametrize("name", ["taken", "taken/a", "a\0b"])
@@ -187,7 +211,15 @@ def test_a_checkpoint_never_runs_code() -> None:
     assert not Path("payload_ran").exists()
 
 
-@pytest.mark.parametrize("content", [torch.ones(3), {"state_dict": {}}, {"dropkey": 3}, {"dropkey": {"class_names": []}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(3),
+        {"state_dict": {}},
+        {"dropkey": 3},
+        {"dropkey": {"class_names": []}},
+    ],
+)
 def test_a_checkpoint_of_another_program_is_refused(content: object) -> None:
     torch.save(content, "x.ckpt")
     with pytest.raises(InputError, match=r"^'x.ckpt' was not written by dropkey"):

@@ -58,6 +58,15 @@ def test_a_run_error_is_one_line_and_a_failure(monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "dropkey: error: the loss is nan at step 3\n"
 
 
+def test_a_very_long_message_keeps_its_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stop_with(monkeypatch, InputError(f"model.lr '{'x' * 9000}' is not valid: expected a number"))
+    assert main(["fit"]) == 2
+    err = capsys.readouterr().err
+    assert len(err) < 1700
+    assert err.startswith("dropkey: error: model.lr 'xxx")
+    assert err.endswith("xx' is not valid: expected a number\n")
+
+
 def interrupted() -> SystemExit:
     """What Lightning leaves after Ctrl-C."""
     try:

@@ -50,7 +50,7 @@ class PredictionWriter(Callback):
         self.top_k = min(self.top_k, len(classes))
         if not trainer.is_global_zero:
             return
-        if self.output.is_dir():
+        if os.path.isdir(self.output):  # unlike Path.is_dir, also for names that are too long
             raise InputError(f"--output {str(self.output)!r} is a folder: give a file, e.g. predictions.csv")
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """What must be known of the command line before it can be parsed: its configs and its checkpoint."""
 
+import os
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,35 @@ from typing import Any
 import yaml
 
 from dropkey_cli.checkpoints import find_checkpoint
+from dropkey_cli.commands.yaml_text import is_text, load_yaml
 from dropkey_cli.errors import InputError
+
+_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+            "SLURM_NTASKS", "SLURM_RESTART_COUNT")  # fmt: skip
+
+
+def check_words(words: list[str]) -> None:
+    """Refuse words that neither YAML nor a file system can hold; Python reads bytes that are no UTF-8 as lone surrogates.
+
+    Raises:
+        InputError: With the option and its value.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not is_text(word):
+            option = f"the value of {before}" if before.startswith("--") and not word.startswith("--") else "the word"
+            raise InputError(f"{option} {word!r} is no UTF-8 text; expected letters and signs; correct it, or rename the file")
+
+
+def check_environment() -> None:
+    """Refuse numbers of processes that are none: the launchers set them, and a shell may have kept some.
+
+    Raises:
+        InputError: With the variable's name.
+    """
+    for name in _NUMBERS:
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdecimal()):
+            raise InputError(f"the environment variable {name} is {value!r}; expected a whole number; unset it")
 
 
 def configs_first(words: list[str]) -> list[str]:
@@ -58,8 +87,10 @@ def read_config(path: str) -> dict[Any, Any]:
         InputError: If it is no YAML, or no sections.
     """
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path!r} cannot be read ({error.strerror}): check the path and its permissions") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that no calendar has
         raise InputError(f"--config {path!r} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path!r} holds no options: give lines such as trainer: {{max_epochs: 20}}")

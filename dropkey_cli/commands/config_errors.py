@@ -2,12 +2,15 @@
 
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
+from yaml.representer import RepresenterError
 
 from dropkey_cli.commands.signatures import constructor_options
 from dropkey_cli.errors import InputError, did_you_mean
@@ -21,6 +24,7 @@ _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _NO_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s+(module .* has no attribute .*|No module named .*)")
 _GIVEN = re.compile(r"(?:Given value: |Got value: )(.*)")
 _CLASS_EXAMPLES = {"model": "dropkey_cli.tasks.classification.Classification", "data": "dropkey_cli.data.digits.Digits"}
+_NESTED = re.compile(r"^NestedArg\(key='[^']*', val=['\"]?(.*?)['\"]?\)$")
 _PLAIN_TYPES = {
     "NoneType": "null",
     "PositiveInt": "a whole number from 1",
@@ -28,6 +32,10 @@ _PLAIN_TYPES = {
     "float": "a number",
     "bool": "true or false",
     "str": "a text",
+    "list": "a list such as [a, b]",
+    "collections.abc.Iterable": "a list",
+    "tuple": "a list such as [0.5, 0.5, 0.5]",
+    "dict": "a mapping such as {depth: 6}",
 }
 _EXPECTED = re.compile(r"(?:Expected an? (?:<class ')?|Not of type )([^\n]+?)(?:'>)?(?:\. Got value.*|: .*)?$", re.MULTILINE)
 
@@ -43,6 +51,51 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:  # an attempt inside another parser, which reports it
             super().error(message, ex)
         raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self)) from ex
+
+
+def explain_trainer(error: Exception, given: dict[str, Any]) -> str:
+    """One sentence for the Trainer's refusal of its options, with those that it speaks of as they were given.
+
+    Args:
+        error: What the Trainer raised.
+        given: Its options.
+    """
+    message = str(error)
+    options = {
+        name: value for name, value in given.items() if isinstance(value, str | int | float | dict) and value is not False
+    }
+    named = [name for name, value in options.items() if re.search(rf"\b{name}\b", message) or _stands_in(message, value)]
+    named = named or [name for name in ("accelerator", "devices", "strategy") if name in options]
+    shown = ", ".join(f"--trainer.{name} {options[name]!r}" for name in named)
+    return f"the trainer options do not work together: {message}{f' (given: {shown}; correct it)' if shown else ''}"
+
+
+def explain_refusal(error: ValueError) -> str | None:
+    """One sentence where Lightning, or the constructor of a class that an option names, refused what it was given.
+
+    Args:
+        error: jsonargparse's, raised from the constructor's, or Lightning's own; for another there is None.
+    """
+    if _raised_in(error).startswith("lightning."):
+        return f"the trainer options do not work with the data or the model: {error}"
+    message, cause = str(error), error.__cause__
+    refusals = (ValueError, TypeError, ImportError, MisconfigurationException, RepresenterError)
+    if not message.startswith("Does not validate") or not isinstance(cause, refusals):
+        return None
+    class_path = re.search(r"class_path='([^']+)'", message)
+    name = class_path[1] if class_path else "the class"
+    return f"{name} does not take the arguments given ({cause}): correct its init_args"
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose line raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__")) if frames else ""
+
+
+def _stands_in(message: str, value: object) -> bool:
+    parts = list(value) if isinstance(value, dict | list | tuple) else [value]
+    return any(isinstance(part, str) and repr(part) in message for part in parts)
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -67,11 +120,12 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{option}; write it as --option value"
     given = _GIVEN.search(message)
     if prefix and given:
-        expected = _EXPECTED.findall(message[: given.end()])
+        expected = [kind for kind in _EXPECTED.findall(message[: given.end()]) if not kind.startswith("path but")]
         innermost = expected[-_innermost_alternatives(message) :]
         if prefix in _CLASS_EXAMPLES:  # "Not a valid subclass" stands where other types say what they expect
             innermost = [f"a class path such as {_CLASS_EXAMPLES[prefix]}"]
-        return f"{prefix} {given[1]!r} is not valid: expected {' or '.join(map(_plain_type, innermost))}"
+        value = _NESTED.sub(r"\1", given[1])
+        return f"{prefix} {value!r} is not valid: expected {' or '.join(dict.fromkeys(map(plain_type, innermost)))}"
     return " ".join(message.split())
 
 
@@ -85,7 +139,7 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
         known |= {f"{prefix}.{option}" for option in constructor_options(import_object(class_path))}
     known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
     known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
-    return f"unknown option --{full}{did_you_mean(full, known)}"
+    return f"unknown option --{full}{did_you_mean(full, known - {full})}"
 
 
 def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
@@ -99,8 +153,9 @@ def _innermost_alternatives(message: str) -> int:
     return len(re.findall(r"<class|Literal|list\[|dict\[|tuple\[|Path", subtypes[-1])) if subtypes else 1
 
 
-def _plain_type(name: str) -> str:
+def plain_type(name: str) -> str:
+    """The name of a type in words that people use."""
     literal = re.fullmatch(r"typing\.Literal\[(.*)\]", name)
     if name.startswith("dot import path"):
-        return "a class path such as dropkey_cli.data.digits.Digits"
+        return "a class path (package.module.Class)"
     return literal[1].replace("'", "") if literal else _PLAIN_TYPES.get(name, name)

@@ -4,6 +4,7 @@ Only what is certainly wrong is refused here, in the words of config_errors; the
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from dropkey_cli.errors import InputError, did_you_mean
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 # Of Trainer.fit and the like
 _NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+_SECTIONS = ("--trainer.", "--model.", "--data.")
 _OF_A_CLASS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -34,17 +36,19 @@ def check_early(command: str, words: list[str]) -> None:
         return  # these are answered before anything is refused
     paths = [path for name, path in zip(names, words[1:], strict=False) if name == "config"]
     configs = [read_config(path) for path in paths if _is_file(path)]
+    _check_sections(configs)
     checkpoint = asked_checkpoint(command, words)
     # What a checkpoint, standard input or a pipe says may name other classes
     all_read = len(configs) == len(paths) and checkpoint is None
     parts = {part for part in ("model", "data") if all_read and _is_default_class(part, names, configs)}
     known = known_options(command)
-    for word, value in zip(words, [*words[1:], "--"], strict=False):
-        if word.startswith("--") and word[2:] in known - {"print_config"} and value.startswith("--"):
-            raise InputError(f"{word}: expected one argument; write it as --option value")
     for name in (*filter(None, names), *(key for config in configs for key in _keys(config))):
         if _is_unknown(name, known, {"trainer", *parts}):
             raise InputError(f"unknown option --{name}{did_you_mean(name, known)}")
+    for word, value in zip(words, [*words[1:], "--"], strict=False):
+        takes_value = word[2:] in known - {"print_config"} or word.startswith(_SECTIONS)
+        if word.startswith("--") and takes_value and "=" not in word and value.startswith("--"):
+            raise InputError(f"{word}: expected one argument; write it as --option value")
 
 
 def known_options(command: str) -> set[str]:
@@ -67,9 +71,19 @@ def _name(word: str) -> str:
 def _is_file(given: str) -> bool:
     """Whether a --config can be read more than once; the parser takes a pipe, - and YAML itself, too."""
     path = os.path.join(os.getcwd(), os.path.expanduser(given))
+    if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode):  # /dev/zero never ends
+        raise InputError(f"--config {path!r} is a device, not a file: check the path")
     if os.path.isdir(path) or not (os.path.exists(path) or given == "-" or set(given) & set(":{[")):
         raise InputError(f"--config {path!r} {'is not a file' if os.path.isdir(path) else 'does not exist'}: check the path")
     return os.path.isfile(path)
+
+
+def _check_sections(configs: list[dict[Any, Any]]) -> None:
+    """Refuse a section that is none: the parser would silently replace it by what the command line says."""
+    for config in configs:
+        for part in ("trainer", "model", "data"):
+            if part in config and not isinstance(config[part], dict | str):
+                raise InputError(f"{part} is {config[part]!r}: give its options, or leave it out for the defaults")
 
 
 def _is_default_class(part: str, names: list[str], configs: list[dict[Any, Any]]) -> bool:

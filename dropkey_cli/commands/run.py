@@ -22,10 +22,11 @@ from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
-from dropkey_cli.checkpoints import claim_run_folder, read_checkpoint
+from dropkey_cli.checkpoints import claim_run_folder, give_back_run_folder, read_checkpoint
 from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
-from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
+from dropkey_cli.commands.config_values import check_trainer_options, check_values
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children
@@ -66,6 +67,8 @@ def run(
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
         if (cause := _explained(error)) is not None:
             raise cause from error
+        if isinstance(error, ValueError) and (refusal := explain_refusal(error)) is not None:
+            raise InputError(refusal) from error
         raise
 
 
@@ -135,10 +138,7 @@ class RunCLI(LightningCLI):
             sub_parser.set_defaults(checkpoint_defaults(description, self.command, args))
             self.known, self.class_names = description["preprocessing"], description["class_names"]
         self.config = parser.parse_args(args)
-        for part in ("trainer", "model", "data"):
-            given = self.config[self.command][part]
-            if not isinstance(given, Namespace):
-                raise InputError(f"{part} is {given!r}: give its options, or leave it out for the defaults")
+        check_values(self.config[self.command])
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
             print(f"checkpoint  {path}")
@@ -190,13 +190,12 @@ class RunCLI(LightningCLI):
             config["enable_progress_bar"] = terminal
             callbacks.append(ProgressBar() if terminal else ProgressLines())
         try:
-            if config.get("accumulate_grad_batches", 1) < 1:
-                raise ValueError(f"accumulate_grad_batches is {config['accumulate_grad_batches']}; expected 1 or more")
+            check_trainer_options(config)
             trainer = super()._instantiate_trainer(config, callbacks)
             check_processes(trainer)
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, OverflowError, RuntimeError, ImportError, MisconfigurationException) as error:
             self._give_back_folder()
-            raise InputError(f"the trainer options do not work together: {error}") from error
+            raise InputError(explain_trainer(error, config)) from error
         return trainer
 
     def _keep_files(self, config: dict[str, Any], options: Namespace) -> None:
@@ -225,8 +224,8 @@ class RunCLI(LightningCLI):
 
     def _give_back_folder(self) -> None:
         """Remove the run's folder if nothing began."""
-        if self.folder is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if self.folder is not None:
+            give_back_run_folder(self.folder)
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         seed = yaml.safe_load(self.asked)["seed_everything"]
@@ -243,6 +242,7 @@ def _quieten() -> None:
     """Keep Lightning's notes about itself out of what users read."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
     notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
     for note in notes:
         warnings.filterwarnings("ignore", f".*{note}.*")

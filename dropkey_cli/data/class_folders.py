@@ -23,11 +23,11 @@ def find_splits(root: str | None) -> dict[str, Path]:
     Raises:
         InputError: If there is no such folder, or its sub-folders mix splits and classes.
     """
-    if root is None:
+    if not root:
         raise InputError(f"--data.root is not given; {LAYOUT}; give --data.root ROOT")
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):  # unlike Path.is_dir, also for names that are too long
+        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise InputError(f"--data.root {root!r} {problem}; {LAYOUT}; check the path")
     subfolders = find_classes(folder)
     splits: dict[str, Path] = {}
@@ -90,7 +90,8 @@ def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:
     """
     if len(class_names) < 2 or len(set(class_names)) < len(class_names):
         found = ", ".join(map(repr, class_names)) or "none"
-        raise InputError(f"found {len(class_names)} class(es) ({found}); {LAYOUT}; give each class its own folder")
+        where = "".join(f" in {str(folder)!r}" for folder in list(splits.values())[:1])
+        raise InputError(f"found {len(class_names)} class(es) ({found}){where}; {LAYOUT}; give each class its own folder")
     seen: dict[Path, str] = {}
     for split, folder in splits.items():
         folder_names = find_classes(folder)

@@ -42,8 +42,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check the values where they enter."""
-        if self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size!r}; expected 1 or more; give e.g. --data.image_size 224")
+        if not 1 <= self.image_size <= 10_000:
+            raise InputError(f"image_size is {self.image_size!r}; expected 1 to 10000; give e.g. --data.image_size 224")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3:
                 raise InputError(f"{name} is {values!r}; expected three numbers, red, green, blue; give --data.{name}")
@@ -58,7 +58,7 @@ class Preprocessing:
             raise InputError(
                 f"crop_mode is {self.crop_mode!r}; expected one of {', '.join(CROP_MODES)}; give --data.crop_mode center"
             )
-        if not 0 < self.crop_pct <= 2:  # a few timm models resize to less than the crop: 1.14 exists, 87.5 is a mistake
+        if not 0.01 <= self.crop_pct <= 2:  # a few timm models resize to less than the crop: 1.14 exists, 87.5 is a mistake
             raise InputError(f"crop_pct is {self.crop_pct!r}; expected a share such as 0.9; give --data.crop_pct")
 
     def normalize(self, images: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
     if not timm.is_model(architecture):
         known = timm.list_models()
         raise InputError(
-            f"{model_name!r} is not a model that timm {timm.__version__} or dropkey has{did_you_mean(architecture, known)}"
+            f"{model_name!r} is not a model that timm {timm.__version__} or dropkey has: "
+            f"give one of those that dropkey models lists{did_you_mean(architecture, known)}"
         )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*") if "." in name]
     if tag and tag not in tags:
@@ -86,6 +87,8 @@ def create_model(
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
     if "num_classes" in (model_args or {}):
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
+    if "pretrained" in arguments:
+        raise InputError("model_args has pretrained: say with --model.pretrained whether to start from trained weights")
     arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
     if not pretrained:
         model: nn.Module = timm.create_model(model_name, **arguments)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, given_checkpoint
+from dropkey_cli.commands.command_line import asked_checkpoint, check_environment, check_words, configs_first, given_checkpoint
 from dropkey_cli.errors import InputError
 
 
@@ -90,3 +90,22 @@ def test_fit_goes_on_from_the_last_checkpoint_and_the_others_take_the_best(tmp_p
     words = ["--ckpt_path", str(tmp_path)]
     assert asked_checkpoint("fit", words) == tmp_path / "checkpoints/last.ckpt"
     assert asked_checkpoint("predict", words) == tmp_path / "checkpoints/best.ckpt"
+
+
+@pytest.mark.parametrize("words", [["--data.root=\udcff"], ["--data.root", "\udcff"], ["a\0b"]])
+def test_words_that_are_no_text_are_refused(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"(--data.root.*\\udcff|'a\\x00b').* is no UTF-8 text"):
+        check_words(words)
+
+
+def test_unusual_text_is_text() -> None:
+    check_words(["--data.root", "Füße ☃😀", "--name=", ""])
+
+
+@pytest.mark.parametrize("value", ["x", "", "-1", "1.5", "²"])
+def test_numbers_of_processes_that_are_none_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    check_environment()
+    monkeypatch.setenv("LOCAL_RANK", value)
+    with pytest.raises(InputError, match=f"LOCAL_RANK is {value!r}; expected a whole number"):
+        check_environment()

@@ -30,6 +30,15 @@ Refused = Callable[..., str]
         (["--model.dropkey.ratio", "x"], r"^model.dropkey.ratio 'x' is not valid: expected a number$"),
         (["--model.dropkey.schedule", "decresing"], r"^model.dropkey.schedule 'decresing' .*expected decreasing, constant"),
         (["--model.dropkey.structure", "elment"], r"^model.dropkey.structure 'elment' .*: expected element, key"),
+        (["--model.lr", "1e400"], r"^model.lr is inf; expected a finite number; give --model.lr$"),
+        (
+            ["--model.dropkey.window_size", "9" * 30],
+            r"^model.dropkey.window_size is 9+; expected a number of at most 18 digits",
+        ),
+        (["--data.batch_size", "null"], r"^data.batch_size is null; expected a whole number; give --data.batch_size"),
+        (["--data.mean", "x"], r"^unknown option --data.mean; did you mean 'data'"),  # an option of image folders only
+        (["--model.model_args", "x"], r"^model.model_args 'x' is not valid: expected a mapping such as {depth: 6} or null$"),
+        (["--trainer.callbacks", ".nan"], r"^trainer.callbacks 'nan' is not valid: expected a list"),
         (["--data.batch_size", "1.5"], r"^data.batch_size '1.5' is not valid: expected a whole number$"),
         (["--trainer.max_epochs", "two"], r"^trainer.max_epochs 'two' is not valid: expected a whole number or null$"),
         (["--seed_everything", "abc"], r"^seed_everything 'abc' is not valid: expected true or false or a whole number"),
@@ -58,12 +67,14 @@ def test_a_wrong_word_is_named_with_the_right_one(words: list[str], message: str
             "model: {init_args: {dropkey: {raito: 0.2}}}",
             r"^unknown option --model.dropkey.raito; did you mean 'model.dropkey.r",
         ),
-        ("model: 3", r"^model '3' is not valid: expected a class path such as dropkey_cli.tasks.classification.Classific"),
+        ("model: 3", r"^model is 3: give its options, or leave it out for the defaults$"),
         ("data: {init_args: {batchsize: 2}}", r"^unknown option --data.batchsize; did you mean 'data.batch_size'"),
         ("data: {class_path: dropkey_cli.data.digits.Digits, init_args: {degree: 2}}", r"--data.degree; .*'data.degrees'"),
         ("data: {class_path: dropkey_cli.data.digits.Digitss}", r"^data 'dropkey_cli.data.digits.Digitss' .*mean 'Digits'\?$"),
         ("data: {class_path: nowhere.Digits}", r"^data 'nowhere.Digits' cannot be imported \(No module named 'nowhere'\)"),
-        ("3: 4", r"^Key must be a string, got: 3"),
+        ("model: null", r"^model is None: give its options"),
+        ("trainer: 3", r"^trainer is 3: give its options"),
+        ("3: 4", r"^--config 'c.yaml' is not valid YAML: line 1: the key '3' is no option's name; expected text"),
         ("ckpt_path: 3", r"^ckpt_path 3 is not valid"),
         ("model: !!python/object/apply:os.system ['touch ran']", r"^--config 'c.yaml' is not valid YAML: could not determine"),
     ],
@@ -80,6 +91,31 @@ def test_a_config_that_is_no_file_is_named(refused: Refused) -> None:
     assert "folder' is not a file: check the path" in refused("fit", "--config", "folder")
     Path("b.yaml").write_bytes(bytes(range(256)))
     assert "--config 'b.yaml' is not valid YAML: 'utf-8'" in refused("fit", "--config", "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.accelerator", "gpuu"], r"accelerator='gpuu'.* \(given: --trainer.accelerator 'gpuu'"),
+        (["--trainer.devices", "abc"], r"\(given: --trainer.devices 'abc'; correct it\)$"),
+        (["--trainer.max_time", "abc"], r"\(given: --trainer.max_time 'abc'; correct it\)$"),
+        (["--trainer.devices", "9" * 40], r"devices is 9+; expected at most 4096"),
+        (["--trainer.accelerator", "tpu"], r"'torch_xla.*' not met.* --trainer.accelerator 'tpu'"),
+        (
+            ["--trainer.val_check_interval", "999"],
+            r"^the trainer options do not work with the data.*`val_check_interval` \(999\)",
+        ),
+        (["--trainer.check_val_every_n_epoch", "0"], r"check_val_every_n_epoch is 0; expected 1 or more"),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.mode=foo"],
+            r"^lightning.pytorch.callbacks.EarlyStopping does not take .*\(`mode` can be min, max, got foo\): correct",
+        ),
+        (["--model.dict_kwargs.a=1"], r"Classification does not take .*unexpected keyword argument 'a'\)"),
+    ],
+)
+def test_what_lightning_or_a_class_refuses_is_one_sentence(words: list[str], message: str, refused: Refused) -> None:
+    assert re.search(message, refused("fit", "--config", QUICKSTART, *words))
+    assert not Path("runs").exists()
 
 
 WORDS = st.text("abcdelmnorstuy_", min_size=1, max_size=12)

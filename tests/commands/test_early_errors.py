@@ -115,11 +115,9 @@ def test_what_the_parser_may_accept_is_left_to_it(words: list[str]) -> None:
     [
         "model: {class_path: my.Model, init_args: {width: 3}}",
         "model: my.Model",
-        "model: null",
         "data: {class_path: my.Data}\ntrainer: {callbacks: [{class_path: x}], logger: {class_path: x, init_args: {}}}",
         "model: {model_args: {depth: 3}, dropkey: {class_path: my.Settings, init_args: {width: 3}}}",
         "model: {dropkey: null}\ntrainer: {callbacks+: [x]}",
-        "3: 4",
     ],
 )
 def test_a_config_that_the_parser_may_accept_is_left_to_it(content: str) -> None:
@@ -133,6 +131,25 @@ def test_classes_of_a_checkpoint_are_left_to_the_parser() -> None:
         check_early("predict", ["--ckpt_path", "a.ckpt", "--modle.width", "3"])
     with pytest.raises(InputError, match="no checkpoint given"):
         check_early("predict", [])
+
+
+def test_an_option_of_a_checkpoints_class_needs_a_value() -> None:
+    with pytest.raises(InputError, match=r"--model\.lr: expected one argument"):
+        check_early("fit", ["--model.lr"])
+    Path("a.ckpt").touch()
+    with pytest.raises(InputError, match=r"--model\.width: expected one argument"):
+        check_early("predict", ["--ckpt_path", "a.ckpt", "--model.width"])
+
+
+@pytest.mark.parametrize("value", ["3", "false", "null", "[]"])
+def test_a_section_that_is_none_is_not_replaced_by_the_command_line(value: str) -> None:
+    with pytest.raises(InputError, match=r"^trainer is .*: give its options"):
+        check_early("fit", [*write(f"trainer: {value}"), "--trainer.max_epochs=1"])
+
+
+def test_a_device_is_no_config() -> None:
+    with pytest.raises(InputError, match="'/dev/zero' is a device"):
+        check_early("fit", ["--config", "/dev/zero"])
 
 
 def test_a_config_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

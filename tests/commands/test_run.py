@@ -311,6 +311,7 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
         (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
         (["--data.root=photos", "--top_k=0"], "--top_k 0: give a number"),
         (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
+        (["--data.root=photos", f"--output={'x' * 300}"], "cannot write --output 'xxx"),
         (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
         (["--data.root=photos", "--top=3"], "unknown option --top; did you mean 'top_k'"),
     ],
@@ -380,8 +381,10 @@ def test_unreadable_images_stop_or_are_skipped_and_counted(flags: Path, dropkey:
     ("words", "message"),
     [
         ([], "--data.root is not given; expected ROOT/train/CLASS"),
+        (["--data.root="], "--data.root is not given; expected ROOT/train/CLASS"),
         (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
-        (["--data.root=photos"], "found 1 class(es) ('a'); expected"),
+        ([f"--data.root={'x' * 9000}"], "--data.root 'xxx"),
+        (["--data.root=photos"], "found 1 class(es) ('a') in 'photos'; expected"),
     ],
 )
 def test_wrong_image_folders(words: list[str], message: str, photos: Path, refused: Refused) -> None:

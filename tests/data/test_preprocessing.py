@@ -80,7 +80,9 @@ def test_train_transform_uses_the_interpolation_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 0}, "image_size is 0; expected 1 or more"),
+        ({"image_size": 0}, "image_size is 0; expected 1 to 10000"),
+        ({"image_size": 10**8}, "image_size is 100000000; expected 1 to 10000"),
+        ({"crop_pct": 1e-9}, "crop_pct is 1e-09; expected a share"),
         ({"mean": (0.5,)}, r"mean is \(0.5,\); expected three numbers"),
         ({"std": (0.5, 0.0, 0.5)}, r"std is \(0.5, 0.0, 0.5\); expected three numbers above 0"),
         ({"interpolation": "bicubik"}, "interpolation is 'bicubik'; .*did you mean 'bicubic'"),

@@ -46,7 +46,7 @@ def no_network_and_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (
             "vit_tny_patch16_224",
-            r"^'vit_tny_patch16_224' is not a model that timm \S+ or dropkey has; did you mean 'vit_tiny_patch16_224'",
+            r"^'vit_tny_patch16_224' is not a model .*: give one of .*; did you mean 'vit_tiny_patch16_224'",
         ),
         ("", r"^'' is not a model"),
         ("hf_hub:timm/x", r"^'hf_hub:timm/x' is not a model"),
@@ -96,6 +96,7 @@ def test_arguments_reach_the_constructor() -> None:
         ({"dept": 2}, r"^timm cannot build test_vit with num_classes=3, dept=2.*TypeError: .*'dept'; --model.model_args null"),
         ({"embed_dim": 7}, r"^timm cannot build test_vit with .*embed_dim=7"),
         ({"img_size": 32}, r"^model_args has img_size: give the image size with --data.image_size"),
+        ({"pretrained": True}, r"^model_args has pretrained: say with --model.pretrained"),
         ({"num_classes": 2}, r"^model_args has num_classes: the data say how many classes there are, 3"),
     ],
 )

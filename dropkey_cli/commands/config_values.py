@@ -17,7 +17,7 @@ _MOST_THREADS = 4096
 
 
 def check_values(config: Namespace) -> None:
-    """Refuse sections that are none, null where a class takes none, and numbers that are none or beyond 64 bits.
+    """Refuse sections that are none, null where a class takes none, numbers that are none, whole ones beyond 64 bits.
 
     Args:
         config: The parsed options of a command.
@@ -37,7 +37,7 @@ def check_values(config: Namespace) -> None:
         for number in _numbers(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{option} is {number!r}; expected a finite number; give --{option}")
-            if abs(number) > _LARGEST:
+            if isinstance(number, int) and abs(number) > _LARGEST:
                 raise InputError(f"{option} is {number!r}; expected a number of at most 18 digits; give --{option}")
 
 

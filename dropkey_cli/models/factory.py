@@ -87,8 +87,6 @@ def create_model(
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
     if "num_classes" in (model_args or {}):
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
-    if "pretrained" in arguments:
-        raise InputError("model_args has pretrained: say with --model.pretrained whether to start from trained weights")
     arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
     if not pretrained:
         model: nn.Module = timm.create_model(model_name, **arguments)

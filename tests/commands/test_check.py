@@ -136,7 +136,7 @@ def test_json_says_everything(root: Path, dropkey: Dropkey) -> None:
     [
         ([], "--data.root is not given; expected ROOT/train/CLASS"),
         (["nowhere"], "--data.root 'nowhere' does not exist; expected ROOT/train/CLASS"),
-        (["root/train/cat"], "found 0 class(es) (none); expected ROOT/train/CLASS"),
+        (["root/train/cat"], "found 0 class(es) (none) in 'root/train/cat'; expected ROOT/train/CLASS"),
         (["root", "--data.root", "root"], "ROOT is given twice, 'root' and 'root': leave one out"),
         (["root", "--num_workers", "-1"], "num_workers is -1; expected 0 or more; give e.g. --num_workers 4"),
         (["root", "--num_workers", "x"], "argument --num_workers: invalid int value: 'x'; give the folder: dropkey check ROOT"),

@@ -96,7 +96,6 @@ def test_arguments_reach_the_constructor() -> None:
         ({"dept": 2}, r"^timm cannot build test_vit with num_classes=3, dept=2.*TypeError: .*'dept'; --model.model_args null"),
         ({"embed_dim": 7}, r"^timm cannot build test_vit with .*embed_dim=7"),
         ({"img_size": 32}, r"^model_args has img_size: give the image size with --data.image_size"),
-        ({"pretrained": True}, r"^model_args has pretrained: say with --model.pretrained"),
         ({"num_classes": 2}, r"^model_args has num_classes: the data say how many classes there are, 3"),
     ],
 )

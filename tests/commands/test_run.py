@@ -428,6 +428,20 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused
     assert "train from scratch with --model.pretrained false" in line
 
 
+def test_weights_that_a_checkpoint_replaces_are_not_looked_for(
+    trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = torch.load(trained / VERSION / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["dropkey"]["config"]["model"]["init_args"] |= {"pretrained": True, "layer_decay": 1.0}
+    torch.save(checkpoint, "tuned.ckpt")
+    monkeypatch.setattr(factory, "_check_weights", lambda *_: pytest.fail("looked for"))
+    image = str(ROOT / "tests/images/seven.png")
+    assert dropkey("predict", "--ckpt_path=tuned.ckpt", "--data.root", image).code == 0
+    outcome = dropkey("fit", "--ckpt_path=tuned.ckpt", *ONE_STEP, "--trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.err
+    assert "weights     tuned.ckpt\n" in outcome.out
+
+
 # A loss that is not finite
 
 DIVERGES = ("--model.lr=1e30", "--trainer.max_epochs=2", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2")

@@ -164,7 +164,10 @@ class FiniteLoss(Callback):
                 raise RunError(f"{story(trainer, pl_module, step, batch)}; {ways_out(trainer, self.on_nonfinite)}")
             if self.skipped_batches == 0:
                 where = anywhere(describe(step)) or describe_gradients(step)
-                _say(trainer, f"{where}: this step is skipped, and further ones count in train/skipped_batches")
+                _say(
+                    trainer,
+                    f"{where}: this step is skipped; metrics.csv counts all of them in train/skipped_batches",
+                )
             self.skipped_batches += len(step.batches)
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:

@@ -175,10 +175,11 @@ class Classification(LightningModule):
         optimizer = create_optimizer_v2(
             self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay, fused=self.fused
         )
-        if self._num_saved_groups not in (None, len(optimizer.param_groups)):
+        num_groups, saved = len(optimizer.param_groups), self._num_saved_groups
+        if saved not in (None, num_groups):
             raise InputError(
-                f"the checkpoint's optimizer has {self._num_saved_groups} groups of weights, layer_decay {self.layer_decay:g} gives "
-                f"{len(optimizer.param_groups)}: leave out --model.layer_decay and --model.pretrained to take the checkpoint's"
+                f"the checkpoint's optimizer has {saved} groups of weights, layer_decay {self.layer_decay:g} gives "
+                f"{num_groups}: leave out --model.layer_decay and --model.pretrained to take the checkpoint's"
             )
         warmup_steps = round(steps * self.warmup_share)
         scheduler = CosineLRScheduler(

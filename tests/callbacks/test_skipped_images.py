@@ -2,6 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.errors import RunError
@@ -10,9 +11,8 @@ MODULE: Any = None  # not looked at
 
 
 def trainer(*, training: bool = True) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
-    progress = SimpleNamespace(total=SimpleNamespace(ready=int(training)))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(world_size=1, is_global_zero=True, fit_loop=loop)
+    state = TrainerState(fn=TrainerFn.FITTING if training else TrainerFn.VALIDATING)
+    return SimpleNamespace(world_size=1, is_global_zero=True, state=state)
 
 
 def batch(**errors: str) -> Any:  # noqa: ANN401 - a Batch
@@ -54,6 +54,15 @@ def test_validation_alone_counts(capsys: pytest.CaptureFixture[str]) -> None:
     skipped.on_validation_batch_end(trainer(training=False), MODULE, None, batch(a="empty", b=""), 0)
     skipped.on_validation_end(trainer(training=False), MODULE)
     assert capsys.readouterr().out == "1 unreadable image skipped: a (dropkey check lists all)\n"
+
+
+def test_batches_of_other_data_are_let_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    for other in ([1, 2], {"image": 1}, {"path": ["a"]}, (1, {"error": "x"})):
+        skipped.on_train_batch_end(trainer(), MODULE, None, other, 0)  # type: ignore[arg-type]  # any
+    skipped.on_train_epoch_end(trainer(), MODULE)
+    skipped.on_train_end(trainer(), MODULE)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_run_on_next_to_nothing_stops() -> None:

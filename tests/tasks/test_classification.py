@@ -331,7 +331,7 @@ def test_the_shortest_runs_train_at_a_rate_above_0(num_steps: int, warmup_share:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.parametrize("asked", [{}, {"lr": 0.02, "weight_decay": 0.4}])
 def test_a_resumed_run_goes_on_as_if_its_options_had_been_those_from_the_start(asked: dict[str, Any], tmp_path: Path) -> None:
-    first = {"lr": 0.1, "weight_decay": 0.3, "layer_decay": 0.5}
+    first: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.3, "layer_decay": 0.5}
     whole = rates(task(**{**first, **asked}), num_steps=4, max_epochs=3)
     short = trainer(max_epochs=1, limit_val_batches=0, log_every_n_steps=1)
     short.fit(task(**first), random_data(16, batch_size=4))

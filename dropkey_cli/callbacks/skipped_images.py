@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,6 +23,10 @@ class SkippedImages(Callback):
 
     def __init__(self) -> None:
         self.paths: dict[str, None] = {}
+        self._seen = self._skipped = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch's images from here: some were looked at before training."""
         self._seen = self._skipped = 0
 
     def on_train_batch_end(
@@ -48,10 +53,13 @@ class SkippedImages(Callback):
         """Refuse to go on with what is left.
 
         Raises:
-            RunError: If more than half of the images were skipped.
+            RunError: If more than half of the images, of all processes together, were skipped.
         """
-        seen, skipped = self._seen, self._skipped
+        counts = torch.tensor([self._seen, self._skipped], device=trainer.strategy.root_device)
         self._seen = self._skipped = 0
+        if trainer.world_size > 1:
+            dist.all_reduce(counts)
+        seen, skipped = counts.tolist()
         if 2 * skipped > seen:
             raise RunError(f"{skipped} of {seen} images could not be read: dropkey check FOLDER says why; mend that")
 

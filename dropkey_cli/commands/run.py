@@ -249,7 +249,8 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
-    for note in notes:
+    of_metrics = "before the ``update`` method"  # where a process has no image that can be read
+    for note in (*notes, of_metrics):
         warnings.filterwarnings("ignore", f".*{note}.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")

@@ -474,7 +474,8 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(dropkey: Dropk
 def test_a_loss_that_is_not_finite_can_be_skipped(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *DIVERGES, "--on_nonfinite_loss", "skip")
     assert outcome.code == 0
-    assert "warning: 7 batches were skipped in all" in outcome.out
+    assert "warning: 7 batches were skipped in all, " in outcome.out
+    assert "not finite; nothing was learnt in the last 7 steps\n" in outcome.out
     counted = [row["train/skipped_batches"] for row in read_csv(VERSION / "metrics.csv")]
     assert [float(count) for count in counted if count] == [1, 3, 5, 7]
     weights = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

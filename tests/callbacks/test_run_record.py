@@ -19,6 +19,14 @@ def test_config_is_written_as_it_was_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == CONFIG
 
 
+def test_the_file_is_looked_at_once(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, CONFIG)
+    for batch_idx in range(2):
+        record.on_train_batch_start(trainer(), MODULE, None, batch_idx)
+        (tmp_path / "config.yaml").unlink(missing_ok=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_resumed_run_keeps_its_config_and_one_with_other_options_keeps_both(tmp_path: Path) -> None:
     for config in (CONFIG, CONFIG):
         RunRecord(tmp_path, config).on_train_batch_start(trainer(), MODULE, None, 0)

@@ -1,6 +1,8 @@
 """The Trainer commands from the words to the files; `trained` is made once, see conftest."""
 
 import csv
+import errno
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +15,8 @@ import yaml
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from dropkey_cli.commands.run import run
+from dropkey_cli.errors import RunError
 from dropkey_cli.models import factory
 
 ROOT = Path(__file__).parents[2]
@@ -440,6 +444,24 @@ def test_weights_that_a_checkpoint_replaces_are_not_looked_for(
     outcome = dropkey("fit", "--ckpt_path=tuned.ckpt", *ONE_STEP, "--trainer.max_epochs=3")
     assert outcome.code == 0, outcome.err
     assert "weights     tuned.ckpt\n" in outcome.out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_one_sentence(number: int) -> None:
+    def full(*_: object) -> None:
+        try:
+            raise OSError(number, os.strerror(number), "runs/a/metrics.csv")
+        except OSError as error:
+            raise ValueError("wrapped") from error
+
+    with pytest.raises(RunError, match=f"writing failed .*{os.strerror(number)}: 'runs/a/metrics.csv'.*free some space"):
+        run("fit", [], cli=full)
+
+    def other(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+
+    with pytest.raises(FileNotFoundError):
+        run("fit", [], cli=other)
 
 
 # A loss that is not finite

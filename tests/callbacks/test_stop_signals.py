@@ -47,6 +47,14 @@ def test_a_terminals_ctrl_c_reaches_every_process_and_one_of_them_answers(capfd:
     assert capfd.readouterr().err == ""
 
 
+def test_after_training_a_signal_ends_at_once() -> None:
+    signals = StopSignals()
+    signals.on_train_start(trainer(), MODULE)
+    signals.on_train_end(trainer(), MODULE)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_validation_start", "on_test_start", "on_predict_start"])
 def test_elsewhere_a_signal_ends_at_once_and_ends_the_children(hook: str) -> None:
     killed: list[int] = []

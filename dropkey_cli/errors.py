@@ -16,3 +16,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The nearest known words as the end of a sentence: "; did you mean 'a' or 'b'?", or nothing where none is near."""
     near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are whole or not there, names that are free, and names as a user would write them."""
 
 import os
 from collections.abc import Iterator
@@ -50,3 +50,9 @@ def keep_earlier(path: Path) -> Path | None:
     while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     return path.rename(kept)
+
+
+def from_here(path: str | Path) -> Path:
+    """A path relative to the working folder, if it lies below that."""
+    path = Path(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

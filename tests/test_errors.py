@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropkey_cli.errors import InputError, RunError, did_you_mean
+from dropkey_cli.errors import InputError, RunError, did_you_mean, one_line
 
 
 def test_the_nearest_words_come_first() -> None:
@@ -26,3 +26,7 @@ def test_an_input_error_is_a_value_error() -> None:
 def test_a_run_error_is_no_input_error() -> None:
     assert issubclass(RunError, RuntimeError)
     assert not issubclass(RunError, InputError)
+
+
+def test_a_message_is_one_line() -> None:
+    assert one_line(OSError("cannot read\n  'a.png'\t:  gone ")) == "cannot read 'a.png' : gone"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.files import keep_earlier, whole_file
+from dropkey_cli.files import from_here, keep_earlier, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -52,3 +52,9 @@ def test_earlier_files_keep_their_numbers(tmp_path: Path) -> None:
     assert keep_earlier(path) == tmp_path / "p.3.csv"
     assert [(tmp_path / f"p.{number}.csv").read_text() for number in (1, 2, 3)] == ["a", "b", "c"]
     assert not path.exists()
+
+
+def test_a_path_is_as_short_as_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_here(tmp_path / "runs" / "a.ckpt") == from_here("runs/a.ckpt") == Path("runs/a.ckpt")
+    assert from_here(tmp_path.parent / "a.ckpt") == tmp_path.parent / "a.ckpt"

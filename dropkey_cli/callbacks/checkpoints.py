@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from dropkey_cli.callbacks.step_rows import keep_rows_before
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.data.loading import TrainSampler
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, RunError
 
 SAVE = 1  # lower than every signal
 
@@ -73,7 +73,7 @@ class LastCheckpoint(Checkpoint):
         self.seconds = 60 * minutes
         self._states: dict[str, dict[str, Any]] = {}
         self._place: dict[str, Any] = {}
-        self._fresh = self._saving = False
+        self._began = self._fresh = self._saving = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed when training starts."""
@@ -83,7 +83,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the place where the checkpoint was written."""
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        self._fresh = True
+        self._began = self._fresh = True
         if trainer.ckpt_path is not None:
             if trainer.is_global_zero and (self.folder / "metrics.csv").is_file():
                 keep_rows_before(self.folder / "metrics.csv", trainer.global_step)
@@ -109,6 +109,13 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
         self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say how to go on; a `RunError` says it itself."""
+        silent = self.signals.obeyed or isinstance(exception, RunError) or not trainer.is_global_zero
+        if self._began and not silent and self.path.is_file():
+            todo = f"continue with: dropkey fit --resume {self.folder}"
+            print(f"the last checkpoint is that of step {self._saved_step}; {todo}", file=sys.stderr)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out: the metrics of the epoch so far, of all processes together, and the place in it."""

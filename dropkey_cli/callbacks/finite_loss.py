@@ -146,7 +146,8 @@ class FiniteLoss(Callback):
         if 0 < self.skipped_in_a_row == trainer.global_step:
             raise RunError(f"all {trainer.global_step} steps were skipped, so nothing was learnt; {ways_out(trainer, 'skip')}")
         if self.skipped_batches:
-            _say(trainer, f"{self.skipped_batches} batches were skipped in all, since loss or gradients were not finite")
+            since = f"; nothing was learnt in the last {self.skipped_in_a_row} steps" if self.skipped_in_a_row > 1 else ""
+            _say(trainer, f"{self.skipped_batches} batches were skipped in all, since loss or gradients were not finite{since}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the optimizer as it was."""
@@ -164,7 +165,10 @@ class FiniteLoss(Callback):
                 raise RunError(f"{story(trainer, pl_module, step, batch)}; {ways_out(trainer, self.on_nonfinite)}")
             if self.skipped_batches == 0:
                 where = anywhere(describe(step)) or describe_gradients(step)
-                _say(trainer, f"{where}: this step is skipped, and further ones count in train/skipped_batches")
+                _say(
+                    trainer,
+                    f"{where}: this step is skipped; metrics.csv counts all of them in train/skipped_batches",
+                )
             self.skipped_batches += len(step.batches)
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row > MOST_SKIPPED_IN_A_ROW:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
+from dropkey_cli.files import from_here
 
 _NUM_PATHS = 3
 
@@ -83,22 +84,24 @@ def ways_out(trainer: Trainer, on_nonfinite: str) -> str:
     rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
     change = f"a lower --model.lr (it is {rate:.3g} now) or --trainer.gradient_clip_val 1"
     change += ", or leave such steps out with --on_nonfinite_loss skip" if on_nonfinite == "stop" else ""
-    path = _last_checkpoint(trainer)
+    for saver in trainer.checkpoint_callbacks:
+        if isinstance(saver, LastCheckpoint) and saver.path.is_file():
+            run = f"dropkey fit --resume {from_here(saver.folder)}"
+            return f"the last good checkpoint is {from_here(saver.path)}; continue with {run} and {change}"
+    path = _other_checkpoint(trainer)
     if path is None:
         return f"no checkpoint was written before it; start again with {change}"
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
-    return f"the last good checkpoint is {path}; continue with dropkey fit --resume {run} and {change}"
+    return f"the last good checkpoint is {path}; start again with --ckpt_path {path} and {change}"
 
 
-def _last_checkpoint(trainer: Trainer) -> Path | None:
-    """The checkpoint written last in this run, or else the one it began with."""
+def _other_checkpoint(trainer: Trainer) -> Path | None:
+    """The newest checkpoint of Lightning's own callbacks, or the one that the run began with."""
     names: list[Any] = [trainer.ckpt_path]
     for saver in trainer.checkpoint_callbacks:
         names += [saver.last_model_path, saver.best_model_path] if isinstance(saver, ModelCheckpoint) else []
-        names += [saver.path] if isinstance(saver, LastCheckpoint) else []
     paths = [Path(name) for name in names if name and Path(name).exists()]
-    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else from_here(newest)
 
 
 def anywhere(text: str) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from dropkey_cli.files import from_here
+
 
 class RunPlan(Callback):
     """Prints the plan of a training run: what data and task say of themselves in ``plan_lines()``, devices, folder.
@@ -15,6 +17,7 @@ class RunPlan(Callback):
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self._trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print what is known before the network is built: data, and weights that may be fetched."""
@@ -29,13 +32,20 @@ class RunPlan(Callback):
         if trainer.is_global_zero:
             _print([*getattr(pl_module, "plan_lines", list)(), *run_lines(trainer), ("run folder", str(self.folder or "none"))])
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is something to train."""
+        self._trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the best checkpoint and the next commands."""
-        best = trainer.checkpoint_callback
-        if not trainer.is_global_zero or not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
+        if not trainer.is_global_zero:
             return
-        path = Path(best.best_model_path)
-        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        if not self._trained:  # a resumed run
+            print(f"nothing was left to train after step {trainer.global_step}: give a larger --trainer.max_epochs to go on")
+        best = trainer.checkpoint_callback
+        if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
+            return
+        path = from_here(best.best_model_path)
         print(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
         print(f"next: dropkey predict --ckpt_path {path} --data.root IMAGE_OR_FOLDER")
 
@@ -44,7 +54,7 @@ def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
     device = trainer.strategy.root_device.type
     strategy = f" ({type(trainer.strategy).__name__})" if trainer.world_size > 1 else ""
-    epochs = f"{trainer.max_epochs} epochs, " if trainer.max_epochs != -1 else ""
+    epochs = f"{trainer.max_epochs} epoch{'s'[: trainer.max_epochs != 1]}, " if trainer.max_epochs != -1 else ""
     return [
         ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps"),
         ("device", f"{trainer.world_size} × {device}{strategy}, precision {trainer.precision}"),

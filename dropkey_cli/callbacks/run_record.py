@@ -20,11 +20,16 @@ class RunRecord(Callback):
     def __init__(self, folder: Path | None, config: str) -> None:
         self.folder = folder
         self.config = config
+        self._written = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file; that of the run's earlier part is kept under another name where it says something else."""
-        if self.folder is None or not trainer.is_global_zero:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Write the file when a run really begins or goes on: one that is refused before that leaves the earlier file alone.
+
+        The file of the run's earlier part is kept under another name where it says something else.
+        """
+        if self.folder is None or self._written or not trainer.is_global_zero:
             return
+        self._written = True
         path = self.folder / "config.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8") != self.config:
             keep_earlier(path)

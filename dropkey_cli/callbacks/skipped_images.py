@@ -1,10 +1,13 @@
 """Names and counts the images that could not be read, so that none goes missing in silence."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import RunError
@@ -22,6 +25,10 @@ class SkippedImages(Callback):
         self.paths: dict[str, None] = {}
         self._seen = self._skipped = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch's images from here: some were looked at before training."""
+        self._seen = self._skipped = 0
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -31,7 +38,9 @@ class SkippedImages(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at a batch's errors."""
+        """Look at a batch's errors, if it is one that says them: other data have batches of their own."""
+        if not isinstance(batch, Mapping) or not batch.keys() >= {"path", "error"}:
+            return
         for path, error in zip(batch["path"], batch["error"], strict=True):
             self._seen += 1
             if error:
@@ -44,12 +53,15 @@ class SkippedImages(Callback):
         """Refuse to go on with what is left.
 
         Raises:
-            RunError: If more than half of the images were skipped.
+            RunError: If more than half of the images, of all processes together, were skipped.
         """
-        seen, skipped = self._seen, self._skipped
+        counts = torch.tensor([self._seen, self._skipped], device=trainer.strategy.root_device)
         self._seen = self._skipped = 0
+        if trainer.world_size > 1:
+            dist.all_reduce(counts)
+        seen, skipped = counts.tolist()
         if 2 * skipped > seen:
-            raise RunError(f"{skipped} of {seen} images could not be read: dropkey check --data.root ROOT says why; mend that")
+            raise RunError(f"{skipped} of {seen} images could not be read: dropkey check FOLDER says why; mend that")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many there were, on all processes."""
@@ -66,7 +78,7 @@ class SkippedImages(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As after a test, if validation is all there is."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
+        if trainer.state.fn == TrainerFn.VALIDATING:
             self.on_train_end(trainer, pl_module)
 
     def _note(self, path: str, error: str) -> None:

@@ -26,7 +26,7 @@ class StopSignals(Callback):
     def __init__(self) -> None:
         self.received = 0
         self.obeyed = False
-        self._training = False
+        self._training = self._speaks = False
         self._launcher: Any = None
         self._group: Any = None
 
@@ -46,7 +46,7 @@ class StopSignals(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note signals from here on."""
         self.on_sanity_check_start(trainer, pl_module)
-        self._training = True
+        self._training, self._speaks = True, trainer.is_global_zero
         if trainer.world_size > 1:
             # At every step Lightning broadcasts from the device whether a signal came, and waits for it; see `agreed`
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -67,7 +67,8 @@ class StopSignals(Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._training and not self.received:
             self.received = number
-            os.write(2, NOTE)  # print may be what was interrupted
+            if self._speaks:
+                os.write(2, NOTE)  # print may be what was interrupted
             return
         if self._launcher is not None:
             self._launcher.kill(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)  # they may wait for this process

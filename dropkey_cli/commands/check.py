@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dropkey_cli.data.check import Image, Report, check_folder, first
+from dropkey_cli.data.check import Image, Report, check_folder
+from dropkey_cli.data.class_folders import LAYOUT
 from dropkey_cli.data.module import default_num_workers
 from dropkey_cli.errors import InputError
 
@@ -39,6 +40,8 @@ def check(words: list[str]) -> bool:
     options = _parser().parse_args(words)
     if options.root and options.data_root:
         raise InputError(f"ROOT is given twice, {options.root!r} and {options.data_root!r}: leave one out")
+    if not (options.root or options.data_root):
+        raise InputError(f"no folder is given; {LAYOUT}; write dropkey check ROOT")
     num_workers = default_num_workers() if options.num_workers is None else options.num_workers
     if num_workers < 0:
         raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --num_workers 4")
@@ -65,7 +68,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
 def _lines(report: Report) -> Iterator[str]:
     yield _table(report.images) if len(next(iter(report.images.values()))) <= MOST_CLASSES else _summary(report.images)
     for split, names in report.missing.items():
-        yield f"{split} has no image of {len(names)} classes: {first(names, limit=len(names))}"
+        yield f"{split} has no image of {len(names)} class(es): {', '.join(map(repr, names))}"
     if report.notes or report.repeated:
         yield "\nread all the same:"
         yield from (f"  {note.num_files:>6} {note.text}, e.g. {shown(note.example)}" for note in report.notes.values())

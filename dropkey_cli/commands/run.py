@@ -116,7 +116,10 @@ class RunCLI(LightningCLI):
         return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        # As an argument the trainer would know it only after the network is built, with weights that it replaces
+        self.trainer.ckpt_path = arguments.pop("ckpt_path")
+        return {**arguments, "weights_only": True}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
         # Only the one that runs: the other three would cost a second.
@@ -141,7 +144,8 @@ class RunCLI(LightningCLI):
         check_values(self.config[self.command])
         if path is not None:
             self.config[self.command].ckpt_path = str(path)
-            print(f"checkpoint  {path}")
+            if _is_first_process():
+                print(f"checkpoint  {path}")
 
     def _set_seed(self) -> None:
         try:
@@ -203,7 +207,7 @@ class RunCLI(LightningCLI):
         if config.get("fast_dev_run"):
             config["logger"] = False
             return
-        first = getattr(rank_zero_only, "rank", 0) == 0
+        first = _is_first_process()
         self.folder = self.resumed or claim_run_folder(options.name or model_name(options), claim=first)
         if first and self.resumed is None:
             record_job(self.folder)
@@ -213,13 +217,10 @@ class RunCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException as error:
+        except BaseException:
             if not self.signals.obeyed:  # else all processes have agreed to end
                 end_children(self.trainer)
                 self._give_back_folder()
-                says_it = isinstance(error, RunError)
-                if self.folder is not None and not says_it and (self.folder / "checkpoints" / "last.ckpt").is_file():
-                    print(f"saved before that; continue with: dropkey fit --resume {self.folder}", file=sys.stderr)
             raise
 
     def _give_back_folder(self) -> None:
@@ -238,13 +239,19 @@ class RunCLI(LightningCLI):
         return callbacks
 
 
+def _is_first_process() -> bool:
+    """Whether this is the process that writes; known before there is a trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _quieten() -> None:
     """Keep Lightning's notes about itself out of what users read."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
     notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
-    for note in notes:
+    of_metrics = "before the ``update`` method"  # where a process has no image that can be read
+    for note in (*notes, of_metrics):
         warnings.filterwarnings("ignore", f".*{note}.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")

@@ -13,7 +13,7 @@ from dropkey_cli.data.class_folders import check_classes, find_classes, find_spl
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.inspection import NOTES, Finding, content_hash, inspect_file
 from dropkey_cli.data.reading import Names, open_image
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, one_line
 
 _FILES_PER_TASK = 16
 
@@ -141,7 +141,8 @@ def missing_note(samples: Mapping[str, Sequence[Sample]], class_names: Sequence[
     """
     counted = {split: Counter(class_names[sample.label] for sample in samples[split]) for split in _in_order(samples)}
     gaps = missing_classes({split: {name: counts[name] for name in class_names} for split, counts in counted.items()})
-    sentences = [f"{split} has no image of {len(names)} class(es): {first(names)}." for split, names in gaps.items()]
+    named = {split: ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "") for split, names in gaps.items()}
+    sentences = [f"{split} has no image of {len(names)} class(es): {named[split]}." for split, names in gaps.items()]
     return " ".join(sentences) or None
 
 
@@ -153,11 +154,6 @@ def missing_classes(images: Mapping[str, Mapping[str, int]]) -> dict[str, list[s
     """
     gaps = {split: [name for name, count in counts.items() if not count] for split, counts in images.items()}
     return {split: names for split, names in gaps.items() if names}
-
-
-def first(names: Sequence[str], limit: int = 5) -> str:
-    """The first of some names, quoted, for a sentence."""
-    return ", ".join(map(repr, names[:limit])) + (", …" if len(names) > limit else "")
 
 
 def _in_order(splits: Iterable[str]) -> list[str]:
@@ -202,7 +198,7 @@ def _header_error(path: str) -> str:
         with open_image(path):
             return ""
     except OSError as error:
-        return " ".join(str(error).split())
+        return one_line(error)
 
 
 class _Results(Dataset[Any]):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from dropkey_cli.data.loading import PADDING, Draw, seeded
 from dropkey_cli.data.preprocessing import Transform
 from dropkey_cli.data.reading import Names, load_image
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, one_line
 
 NO_LABEL = -1
 
@@ -97,7 +97,7 @@ class ImageDataset(Dataset[Example]):
         try:
             pil_image = load_image(path) if self.images is None else self.images[index]
         except OSError as reason:
-            error = " ".join(str(reason).split())  # one line
+            error = one_line(reason)
             if self.on_error != "record" and not os.path.isdir(folder := os.path.dirname(path) or "."):
                 raise InputError(f"cannot read {path!r}: the folder {folder!r} is gone; mount or restore it") from reason
             if self.on_error == "raise":

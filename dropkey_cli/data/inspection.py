@@ -7,6 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from dropkey_cli.data.reading import load_image, open_image, orientation
+from dropkey_cli.errors import one_line
 
 # What is read all the same, by a short name for programs.
 NOTES = {
@@ -44,7 +45,7 @@ def inspect_file(path: str) -> Finding:
         with open_image(path) as image:
             return Finding(size, "", _notes(image, path))
     except OSError as error:
-        return Finding(0, " ".join(str(error).split()), ())
+        return Finding(0, one_line(error), ())
 
 
 def content_hash(path: str) -> bytes:

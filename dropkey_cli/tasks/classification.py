@@ -79,6 +79,8 @@ class Classification(LightningModule):
         self.dropkey_plan: DropKeyPlan | None = None
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
+        self._num_saved_groups: int | None = None
+        self._asked: tuple[list[dict[str, Any]], dict[str, Any]] | None = None  # options of optimizer and schedule
 
     def configure_model(self) -> None:
         """Build the network for the data's classes and image size, and patch DropKey in."""
@@ -173,6 +175,12 @@ class Classification(LightningModule):
         optimizer = create_optimizer_v2(
             self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay, fused=self.fused
         )
+        num_groups, saved = len(optimizer.param_groups), self._num_saved_groups
+        if saved not in (None, num_groups):
+            raise InputError(
+                f"the checkpoint's optimizer has {saved} groups of weights, layer_decay {self.layer_decay:g} gives "
+                f"{num_groups}: leave out --model.layer_decay and --model.pretrained to take the checkpoint's"
+            )
         warmup_steps = round(steps * self.warmup_share)
         scheduler = CosineLRScheduler(
             optimizer,
@@ -182,6 +190,8 @@ class Classification(LightningModule):
             warmup_prefix=True,
             t_in_epochs=False,
         )
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        self._asked = groups, scheduler.state_dict()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
@@ -234,6 +244,17 @@ class Classification(LightningModule):
         """Add, as plain data, all that prediction needs besides the weights."""
         checkpoint.setdefault("dropkey", {}).update(self.describe())
 
+    def on_train_start(self) -> None:
+        """Let a resumed run go on by the rate, schedule and decay that are asked for now, not by the checkpoint's."""
+        if self.trainer.ckpt_path is None or self._asked is None:
+            return
+        groups, schedule = self._asked
+        scheduler: Any = self.lr_schedulers()
+        for group, asked in zip(scheduler.optimizer.param_groups, groups, strict=True):
+            group.update(asked)
+        scheduler.load_state_dict(schedule)
+        scheduler.step_update(self.global_step)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network in a sentence instead of a page of tensor names."""
         saved, mine = checkpoint.get("dropkey"), self.describe()
@@ -252,6 +273,7 @@ class Classification(LightningModule):
                 f"the checkpoint is damaged, {len(wrong)} of its tensors are not those of the network, such as {wrong[0]!r}: "
                 "give one that dropkey fit wrote"
             )
+        self._num_saved_groups = next((len(state["param_groups"]) for state in checkpoint.get("optimizer_states") or []), None)
 
     def describe(self) -> dict[str, Any]:
         """What the network is and expects, as plain data."""

@@ -1,6 +1,7 @@
 """The parts; that whole runs go on bit for bit is in tests/commands/test_resume.py."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
-from dropkey_cli.callbacks.checkpoints import BestCheckpoint, metric_states, requeue, restore_metrics
+from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, metric_states, requeue, restore_metrics
+from dropkey_cli.callbacks.stop_signals import StopSignals
+from dropkey_cli.errors import InputError, RunError
 from dropkey_cli.tasks.metrics import MeanLoss
 
 STATE: dict[str, Any] = {
@@ -36,6 +39,36 @@ def test_the_best_of_another_run_does_not_count(tmp_path: Path) -> None:
     callback = BestCheckpoint(tmp_path, "val/acc1")
     callback.load_state_dict(STATE)
     assert (callback.best_model_path, callback.best_model_score, callback.best_k_models) == ("", None, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "obeyed", "says"),
+    [
+        (KeyboardInterrupt(), True, False, True),
+        (InputError("an image is gone"), True, False, True),
+        (RunError("says it itself"), True, False, False),
+        (SystemExit(143), True, True, False),  # stopped as it was asked to
+        (KeyboardInterrupt(), False, False, False),  # another process than the first
+    ],
+)
+def test_a_run_that_breaks_off_says_how_to_go_on_once_it_has_begun(
+    error: BaseException, first: bool, obeyed: bool, says: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer: Any = SimpleNamespace(ckpt_path=None, global_step=7, is_global_zero=first)
+    module: Any = None
+    callback = LastCheckpoint(tmp_path, StopSignals())
+    callback.signals.obeyed = obeyed
+    callback.path.parent.mkdir()
+    callback.path.touch()
+    callback.on_exception(trainer, module, error)
+    assert capsys.readouterr().err == ""  # of an earlier part of the run
+    callback.on_train_start(trainer, module)
+    callback.on_exception(trainer, module, error)
+    said = f"the last checkpoint is that of step 7; continue with: dropkey fit --resume {tmp_path}\n"
+    assert capsys.readouterr().err == (said if says else "")
+    callback.path.unlink()
+    callback.on_exception(trainer, module, error)
+    assert capsys.readouterr().err == ""
 
 
 def metrics() -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_report import (
     TrainBatch,
     TrainStep,
@@ -19,6 +20,7 @@ from dropkey_cli.callbacks.nonfinite_report import (
     story,
     ways_out,
 )
+from dropkey_cli.callbacks.stop_signals import StopSignals
 
 
 def step(*losses: float, paths: int = 2) -> TrainStep:
@@ -101,17 +103,27 @@ def test_the_newest_checkpoint_is_named(newest: str, tmp_path: Path, monkeypatch
     paths = [write(folder / f"{name}.ckpt", age=name != newest) for name in ("best", "last")]
     text = ways_out(trainer(SimpleNamespace(), saver(*paths)), "stop")
     name = Path(f"runs/x/version_3/checkpoints/{newest}.ckpt")
-    run = Path("runs/x/version_3")
     assert text == (
-        f"the last good checkpoint is {name}; continue with dropkey fit --resume {run} and a lower --model.lr (it is 0.25 now) "
+        f"the last good checkpoint is {name}; start again with --ckpt_path {name} and a lower --model.lr (it is 0.25 now) "
         "or --trainer.gradient_clip_val 1, or leave such steps out with --on_nonfinite_loss skip"
     )
+
+
+def test_a_run_that_can_be_resumed_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/x/version_0")
+    last = LastCheckpoint(run, StopSignals())
+    begun = write(tmp_path / "begun.ckpt", age=0)
+    assert f"; start again with --ckpt_path {begun.name} and" in ways_out(trainer(last, began_with=begun), "stop")
+    write(last.path, age=9)
+    text = ways_out(trainer(last, began_with=begun), "stop")
+    assert text.startswith(f"the last good checkpoint is {last.path}; continue with dropkey fit --resume {run} and a lower")
 
 
 def test_a_file_elsewhere_is_named_in_full(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ckpt", age=0)
     text = ways_out(trainer(saver(path, tmp_path / "gone.ckpt")), "skip")
-    assert f"checkpoint is {path}; continue with dropkey fit --resume {path} and" in text
+    assert f"checkpoint is {path}; start again with --ckpt_path {path} and" in text
     assert "--on_nonfinite_loss" not in text
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,6 +33,7 @@ def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer
         "precision": "32-true",
         "is_global_zero": True,
         "checkpoint_callback": None,
+        "global_step": 8,
     }
     return SimpleNamespace(**{**values, **changes})
 
@@ -51,6 +52,17 @@ def test_plan_in_the_order_in_which_it_is_known(capsys: pytest.CaptureFixture[st
         "device      4 × cpu (DDPStrategy), precision 32-true",
         "run folder  runs/a/version_0",
     ]
+
+
+@pytest.mark.parametrize(("began", "said"), [(True, ""), (False, "nothing was left to train after step 8: give a larger ")])
+def test_a_resumed_run_that_is_at_its_end_says_so(began: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, task = RunPlan(None), cast(Any, None)
+    for first in (True, False):
+        if began:
+            plan.on_train_start(trainer(is_global_zero=first), task)
+        plan.on_fit_end(trainer(is_global_zero=first), task)
+        out = capsys.readouterr().out
+        assert out.startswith(said) if first and said else out == ""
 
 
 def test_parts_that_say_nothing_are_no_trouble(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,20 +95,24 @@ def test_the_end_names_the_best_checkpoint_and_the_next_command(
     best.best_model_path = str(tmp_path / "runs" / "best.ckpt")
     best.best_model_score = torch.tensor(0.75)
     task: Any = None
-    RunPlan(None).on_fit_end(trainer(checkpoint_callback=best), task)
+    plan = RunPlan(None)
+    plan.on_train_start(trainer(), task)
+    plan.on_fit_end(trainer(checkpoint_callback=best), task)
     assert capsys.readouterr().out == (
         "best val/balanced_acc 0.7500: runs/best.ckpt\n"
         "next: dropkey predict --ckpt_path runs/best.ckpt --data.root IMAGE_OR_FOLDER\n"
     )
     best.best_model_path = "/elsewhere/best.ckpt"
-    RunPlan(None).on_fit_end(trainer(checkpoint_callback=best), task)
+    plan.on_fit_end(trainer(checkpoint_callback=best), task)
     assert "0.7500: /elsewhere/best.ckpt\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpoint_callback": ModelCheckpoint()}])
 def test_without_a_checkpoint_the_end_says_nothing(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     task: Any = None
-    RunPlan(None).on_fit_end(trainer(**changes), task)
+    plan = RunPlan(None)
+    plan.on_train_start(trainer(), task)
+    plan.on_fit_end(trainer(**changes), task)
     assert capsys.readouterr().out == ""
 
 

@@ -15,24 +15,32 @@ def trainer(*, is_global_zero: bool = True) -> Any:  # noqa: ANN401
 
 
 def test_config_is_written_as_it_was_asked_for(tmp_path: Path) -> None:
-    RunRecord(tmp_path, CONFIG).on_fit_start(trainer(), MODULE)
+    RunRecord(tmp_path, CONFIG).on_train_batch_start(trainer(), MODULE, None, 0)
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == CONFIG
+
+
+def test_the_file_is_looked_at_once(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, CONFIG)
+    for batch_idx in range(2):
+        record.on_train_batch_start(trainer(), MODULE, None, batch_idx)
+        (tmp_path / "config.yaml").unlink(missing_ok=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_resumed_run_keeps_its_config_and_one_with_other_options_keeps_both(tmp_path: Path) -> None:
     for config in (CONFIG, CONFIG):
-        RunRecord(tmp_path, config).on_fit_start(trainer(), MODULE)
+        RunRecord(tmp_path, config).on_train_batch_start(trainer(), MODULE, None, 0)
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
     longer = CONFIG.replace("max_epochs: 2", "max_epochs: 3")
-    RunRecord(tmp_path, longer).on_fit_start(trainer(), MODULE)
+    RunRecord(tmp_path, longer).on_train_batch_start(trainer(), MODULE, None, 0)
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == longer
     assert (tmp_path / "config.1.yaml").read_text(encoding="utf-8") == CONFIG
 
 
 def test_other_processes_and_runs_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    RunRecord(tmp_path, CONFIG).on_fit_start(trainer(is_global_zero=False), MODULE)
-    RunRecord(None, CONFIG).on_fit_start(trainer(), MODULE)
+    RunRecord(tmp_path, CONFIG).on_train_batch_start(trainer(is_global_zero=False), MODULE, None, 0)
+    RunRecord(None, CONFIG).on_train_batch_start(trainer(), MODULE, None, 0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.errors import RunError
@@ -10,9 +12,9 @@ MODULE: Any = None  # not looked at
 
 
 def trainer(*, training: bool = True) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
-    progress = SimpleNamespace(total=SimpleNamespace(ready=int(training)))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(world_size=1, is_global_zero=True, fit_loop=loop)
+    state = TrainerState(fn=TrainerFn.FITTING if training else TrainerFn.VALIDATING)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(world_size=1, is_global_zero=True, state=state, strategy=strategy)
 
 
 def batch(**errors: str) -> Any:  # noqa: ANN401 - a Batch
@@ -31,6 +33,20 @@ def test_each_is_named_once_and_all_are_counted(capsys: pytest.CaptureFixture[st
     assert out == ""
     skipped.on_train_end(trainer(), MODULE)
     assert capsys.readouterr().out == "3 unreadable images skipped: b, c, v (dropkey check lists all)\n"
+
+
+def test_an_image_that_two_processes_met_counts_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(gathered: list[list[str]], own: list[str]) -> None:
+        gathered[:] = [own, ["a", "c"]]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    skipped, several = SkippedImages(), trainer()
+    several.world_size = 2
+    skipped.on_train_batch_end(several, MODULE, None, batch(b="empty", a="empty"), 0)
+    skipped.on_train_end(several, MODULE)
+    assert capsys.readouterr().out == "3 unreadable images skipped: a, b, c (dropkey check lists all)\n"
 
 
 def test_many_are_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,8 +72,19 @@ def test_validation_alone_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "1 unreadable image skipped: a (dropkey check lists all)\n"
 
 
+def test_batches_of_other_data_are_let_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = SkippedImages()
+    for other in ([1, 2], {"image": 1}, {"path": ["a"]}, (1, {"error": "x"})):
+        skipped.on_train_batch_end(trainer(), MODULE, None, other, 0)  # type: ignore[arg-type]  # any
+    skipped.on_train_epoch_end(trainer(), MODULE)
+    skipped.on_train_end(trainer(), MODULE)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_run_on_next_to_nothing_stops() -> None:
     skipped = SkippedImages()
+    skipped.on_validation_batch_end(trainer(), MODULE, None, batch(s="gone"), 0)  # before training
+    skipped.on_train_start(trainer(), MODULE)
     skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone"), 0)
     skipped.on_train_epoch_end(trainer(), MODULE)  # half of them is enough
     skipped.on_train_batch_end(trainer(), MODULE, None, batch(a="", b="gone", c="gone"), 0)

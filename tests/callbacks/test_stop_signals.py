@@ -23,8 +23,8 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def trainer(launcher: object = None) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
-    return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1)
+def trainer(launcher: object = None, *, first: bool = True) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
+    return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1, is_global_zero=first)
 
 
 def test_in_training_the_first_signal_is_noted_and_the_second_ends(capfd: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +37,22 @@ def test_in_training_the_first_signal_is_noted_and_the_second_ends(capfd: pytest
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(SystemExit, match="143"):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_terminals_ctrl_c_reaches_every_process_and_one_of_them_answers(capfd: pytest.CaptureFixture[str]) -> None:
+    signals = StopSignals()
+    signals.on_train_start(trainer(first=False), MODULE)
+    signal.raise_signal(signal.SIGINT)
+    assert signals.received == signal.SIGINT
+    assert capfd.readouterr().err == ""
+
+
+def test_after_training_a_signal_ends_at_once() -> None:
+    signals = StopSignals()
+    signals.on_train_start(trainer(), MODULE)
+    signals.on_train_end(trainer(), MODULE)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_validation_start", "on_test_start", "on_predict_start"])

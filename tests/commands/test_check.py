@@ -85,7 +85,7 @@ def test_what_is_only_noted_is_no_fault(root: Path, dropkey: Dropkey) -> None:
     shutil.rmtree(root / "val/dog")
     code, out, _ = dropkey("check", "root", "--num_workers", "0")
     assert code == 0
-    assert "val has no image of 1 classes: 'dog'\n" in out
+    assert "val has no image of 1 class(es): 'dog'\n" in out
     assert "       4 grey or black and white, repeated as red, green and blue, e.g. root/train/cat/grey0.png\n" in out
     assert "       1 with the content of another file of their class and split\n" in out
 
@@ -134,7 +134,7 @@ def test_json_says_everything(root: Path, dropkey: Dropkey) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--data.root is not given; expected ROOT/train/CLASS"),
+        ([], "no folder is given; expected ROOT/train/CLASS"),
         (["nowhere"], "--data.root 'nowhere' does not exist; expected ROOT/train/CLASS"),
         (["root/train/cat"], "found 0 class(es) (none) in 'root/train/cat'; expected ROOT/train/CLASS"),
         (["root", "--data.root", "root"], "ROOT is given twice, 'root' and 'root': leave one out"),

@@ -168,7 +168,7 @@ def test_a_second_signal_ends_at_once(number: int, code: int, tmp_path: Path) ->
 
     assert run(FIT, tmp_path, prepare=twice) == code
     assert "stopped at step" not in log(tmp_path)
-    assert f"saved before that; continue with: dropkey fit --resume {RUN}" in log(tmp_path)
+    assert f"the last checkpoint is that of step 1; continue with: dropkey fit --resume {RUN}" in log(tmp_path)
     assert "Traceback" not in log(tmp_path)
 
 
@@ -218,6 +218,7 @@ def test_another_place_within_an_epoch_is_refused(code: int, tmp_path: Path) -> 
         "the checkpoint was written after 2 batches of an epoch with images 1079, batch_size 16, processes 1, now there are "
         "images 1079, batch_size 8, processes 1: give the same images"
     ) in log(tmp_path)
+    assert yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())["data"]["init_args"]["batch_size"] == 16
 
 
 @pytest.mark.parametrize("code", [pytest.param(0, marks=forked)])

@@ -1,6 +1,8 @@
 """The Trainer commands from the words to the files; `trained` is made once, see conftest."""
 
 import csv
+import errno
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +15,8 @@ import yaml
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from dropkey_cli.commands.run import run
+from dropkey_cli.errors import RunError
 from dropkey_cli.models import factory
 
 ROOT = Path(__file__).parents[2]
@@ -431,6 +435,38 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused
     assert "train from scratch with --model.pretrained false" in line
 
 
+def test_weights_that_a_checkpoint_replaces_are_not_looked_for(
+    trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = torch.load(trained / VERSION / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["dropkey"]["config"]["model"]["init_args"] |= {"pretrained": True, "layer_decay": 1.0}
+    torch.save(checkpoint, "tuned.ckpt")
+    monkeypatch.setattr(factory, "_check_weights", lambda *_: pytest.fail("looked for"))
+    image = str(ROOT / "tests/images/seven.png")
+    assert dropkey("predict", "--ckpt_path=tuned.ckpt", "--data.root", image).code == 0
+    outcome = dropkey("fit", "--ckpt_path=tuned.ckpt", *ONE_STEP, "--trainer.max_epochs=3")
+    assert outcome.code == 0, outcome.err
+    assert "weights     tuned.ckpt\n" in outcome.out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_one_sentence(number: int) -> None:
+    def full(*_: object) -> None:
+        try:
+            raise OSError(number, os.strerror(number), "runs/a/metrics.csv")
+        except OSError as error:
+            raise ValueError("wrapped") from error
+
+    with pytest.raises(RunError, match=f"writing failed .*{os.strerror(number)}: 'runs/a/metrics.csv'.*free some space"):
+        run("fit", [], cli=full)
+
+    def other(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+
+    with pytest.raises(FileNotFoundError):
+        run("fit", [], cli=other)
+
+
 # A loss that is not finite
 
 DIVERGES = ("--model.lr=1e30", "--trainer.max_epochs=2", "--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2")
@@ -463,7 +499,8 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(dropkey: Dropk
 def test_a_loss_that_is_not_finite_can_be_skipped(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *DIVERGES, "--on_nonfinite_loss", "skip")
     assert outcome.code == 0
-    assert "warning: 7 batches were skipped in all" in outcome.out
+    assert "warning: 7 batches were skipped in all, " in outcome.out
+    assert "not finite; nothing was learnt in the last 7 steps\n" in outcome.out
     counted = [row["train/skipped_batches"] for row in read_csv(VERSION / "metrics.csv")]
     assert [float(count) for count in counted if count] == [1, 3, 5, 7]
     weights = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -155,6 +155,20 @@ def test_a_sharded_run_makes_ordinary_checkpoints_and_goes_on(tmp_path: Path) ->
     assert [row["epoch"] for row in read_csv(tmp_path / RUN / "metrics.csv") if row["val/acc1"]] == ["0", "1", "2"]
 
 
+def test_unreadable_images_are_counted_over_all_processes(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.effect_noise((20, 24), 90 + number).save(tmp_path / "photos" / name / f"{number}.png")
+            if number > 2:
+                (tmp_path / "photos" / name / f"{number}.png").write_bytes(b"no image")
+    words = ["fit", "--model.model_name=test_vit", "--model.pretrained=false", "--data.image_size=32", "--data.num_workers=0",
+             "--data.root=photos", "--data.on_error=skip", "--data.batch_size=4"]  # fmt: skip
+    assert run_on(2, words, tmp_path) == [1, 1], log(tmp_path)
+    told = [log(tmp_path, rank).rpartition("error: ")[2] for rank in range(2)]
+    assert told == ["14 of 20 images could not be read: dropkey check FOLDER says why; mend that\n"] * 2
+
+
 def test_a_wrong_output_ends_all_processes(trained: Path) -> None:
     codes = run_on(2, ["predict", "--ckpt_path=last", "--data.root=images", "--output=images"], trained)
     assert codes[0] == 2

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dropkey_cli.data import check
 from dropkey_cli.data.check import Report, check_folder, missing_note, refuse_unreadable
 from dropkey_cli.data.dataset import ImageDataset, Sample
 from dropkey_cli.data.reading import Names
@@ -208,3 +209,13 @@ def test_note_on_classes_that_a_split_lacks() -> None:
     assert missing_note({"train": everything, "val": everything}, classes) is None
     note = missing_note({"train": everything, "val": everything[:7], "test": everything[:1]}, classes)
     assert note == "val has no image of 1 class(es): 'c7'. test has no image of 7 class(es): 'c1', 'c2', 'c3', 'c4', 'c5', …."
+
+
+def test_files_that_vanish_before_they_are_compared_are_not_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir(parents=True)
+        NOISE.save(tmp_path / name / "noise.png")
+    root = str(tmp_path)
+    assert len(check_folder(root, num_workers=0).two_labels) == 1
+    monkeypatch.setattr(check, "content_hash", lambda _: b"")
+    assert check_folder(root, num_workers=0).two_labels == []

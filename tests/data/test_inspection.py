@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from dropkey_cli.data.inspection import NOTES, content_hash, inspect_file
 from tests.data.odd_images import ODD, PICTURE, write_all
@@ -36,6 +37,16 @@ def test_large_images_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for limit, notes in ((32 * 16, ()), (32 * 16 - 1, ("large",))):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         assert inspect_file(str(tmp_path / "a.png")).notes == notes
+
+
+def test_a_damaged_second_frame_is_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(self: GifImageFile) -> bool:
+        raise SyntaxError("broken GIF")
+
+    PICTURE.convert("L").save(tmp_path / "a.gif")
+    before = inspect_file(str(tmp_path / "a.gif")).notes
+    monkeypatch.setattr(GifImageFile, "is_animated", property(damaged))
+    assert set(inspect_file(str(tmp_path / "a.gif")).notes) == {*before, "frames"} != set(before)
 
 
 def test_hashes_are_equal_where_the_bytes_are(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import random
+import signal
 from collections import Counter
 from types import SimpleNamespace
 from typing import cast
@@ -12,7 +13,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample, counted
-from dropkey_cli.data.loading import PADDING, Draw, EvalSampler, TrainSampler, process_of, run_seed, seeded
+from dropkey_cli.data.loading import (
+    PADDING,
+    Draw,
+    EvalSampler,
+    TrainSampler,
+    leave_signals_to_the_run,
+    process_of,
+    run_seed,
+    seeded,
+)
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
 
 PREPROCESSING = Preprocessing(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
@@ -129,3 +139,19 @@ def test_the_run_says_seed_and_processes(monkeypatch: pytest.MonkeyPatch) -> Non
         "num_replicas": 3,
         "rank": 2,
     }
+
+
+def test_an_epoch_that_is_under_way_keeps_its_seeds() -> None:
+    sampler = TrainSampler(range(9), seed=3)
+    whole = list(sampler)
+    begun = iter(sampler)
+    first = next(begun)
+    sampler.set_epoch(1)  # Lightning prepares the next epoch
+    assert [first, *begun] == whole
+
+
+def test_loading_processes_ignore_both_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, object] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    leave_signals_to_the_run(0)
+    assert handlers == {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}

@@ -329,6 +329,34 @@ def test_the_shortest_runs_train_at_a_rate_above_0(num_steps: int, warmup_share:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.parametrize("asked", [{}, {"lr": 0.02, "weight_decay": 0.4}])
+def test_a_resumed_run_goes_on_as_if_its_options_had_been_those_from_the_start(asked: dict[str, Any], tmp_path: Path) -> None:
+    first: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.3, "layer_decay": 0.5}
+    whole = rates(task(**{**first, **asked}), num_steps=4, max_epochs=3)
+    short = trainer(max_epochs=1, limit_val_batches=0, log_every_n_steps=1)
+    short.fit(task(**first), random_data(16, batch_size=4))
+    short.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = Rates()
+    longer = trainer(callbacks=[resumed], max_epochs=3, limit_val_batches=0, log_every_n_steps=1)
+    longer.fit(task(**{**first, **asked}), random_data(16, batch_size=4), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed.steps == whole.steps[4:]
+    assert resumed.decayed == whole.decayed
+    assert resumed.head[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_a_checkpoint_with_other_groups_of_weights_is_refused(tmp_path: Path) -> None:
+    options = {"limit_val_batches": 0, "log_every_n_steps": 1}
+    short = trainer(**options)
+    short.fit(task(), random_data())
+    short.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"has 2 groups of weights, layer_decay 0\.5 gives 10: leave out --model\.layer_decay"):
+        trainer(**options, max_epochs=2).fit(
+            task(layer_decay=0.5), random_data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_layer_decay_scales_the_rates_by_powers() -> None:
     peak = rates(task(lr=0.1, layer_decay=0.75, warmup_share=0.25), num_steps=8).steps[2]
     for block in range(DEPTH):

@@ -173,6 +173,8 @@ def test_a_wrong_output_ends_all_processes(trained: Path) -> None:
     codes = run_on(2, ["predict", "--ckpt_path=last", "--data.root=images", "--output=images"], trained)
     assert codes[0] == 2
     assert "--output 'images' is a folder" in log(trained)
+    assert "checkpoint  runs/" in log(trained)
+    assert "checkpoint  runs/" not in log(trained, 1)  # the first process says it for all
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place, then moved into it."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +51,8 @@ def keep_earlier(path: Path) -> Path | None:
     while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     return path.rename(kept)
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with a run, whatever its folder is called."""
+    return f"dropkey fit --resume {shlex.quote(str(folder))}"

@@ -1,9 +1,10 @@
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from dropkey_cli.files import keep_earlier, whole_file
+from dropkey_cli.files import keep_earlier, resume_command, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -52,3 +53,9 @@ def test_earlier_files_keep_their_numbers(tmp_path: Path) -> None:
     assert keep_earlier(path) == tmp_path / "p.3.csv"
     assert [(tmp_path / f"p.{number}.csv").read_text() for number in (1, 2, 3)] == ["a", "b", "c"]
     assert not path.exists()
+
+
+@pytest.mark.parametrize("folder", ["runs/a/version_0", "runs/my run's $HOME; x/version_1"])
+def test_the_command_to_go_on_can_be_pasted_into_a_shell(folder: str) -> None:
+    assert shlex.split(resume_command(Path(folder))) == ["dropkey", "fit", "--resume", folder]
+    assert resume_command(Path("runs/a/version_0")) == "dropkey fit --resume runs/a/version_0"

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
+from dropkey_cli.files import resume_command
 
 _NUM_PATHS = 3
 
@@ -88,7 +89,7 @@ def ways_out(trainer: Trainer, on_nonfinite: str) -> str:
         return f"no checkpoint was written before it; start again with {change}"
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     run = path.parent.parent if path.parent.name == "checkpoints" else path
-    return f"the last good checkpoint is {path}; continue with dropkey fit --resume {run} and {change}"
+    return f"the last good checkpoint is {path}; continue with {resume_command(run)} and {change}"
 
 
 def _last_checkpoint(trainer: Trainer) -> Path | None:

@@ -1,6 +1,7 @@
 """Files that are whole or not there, names that are free, and names as a user would write them."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,8 @@ def from_here(path: str | Path) -> Path:
     """A path relative to the working folder, if it lies below that."""
     path = Path(path)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with a run, whatever its folder is called."""
+    return f"dropkey fit --resume {shlex.quote(str(folder))}"

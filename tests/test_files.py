@@ -1,9 +1,10 @@
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from dropkey_cli.files import from_here, keep_earlier, whole_file
+from dropkey_cli.files import from_here, keep_earlier, resume_command, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -58,3 +59,9 @@ def test_a_path_is_as_short_as_from_here(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert from_here(tmp_path / "runs" / "a.ckpt") == from_here("runs/a.ckpt") == Path("runs/a.ckpt")
     assert from_here(tmp_path.parent / "a.ckpt") == tmp_path.parent / "a.ckpt"
+
+
+@pytest.mark.parametrize("folder", ["runs/a/version_0", "runs/my run's $HOME; x/version_1"])
+def test_the_command_to_go_on_can_be_pasted_into_a_shell(folder: str) -> None:
+    assert shlex.split(resume_command(Path(folder))) == ["dropkey", "fit", "--resume", folder]
+    assert resume_command(Path("runs/a/version_0")) == "dropkey fit --resume runs/a/version_0"

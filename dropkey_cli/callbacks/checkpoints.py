@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -19,6 +19,7 @@ from dropkey_cli.callbacks.step_rows import keep_rows_before
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.data.loading import TrainSampler
 from dropkey_cli.errors import InputError, RunError
+from dropkey_cli.files import resume_command
 
 SAVE = 1  # lower than every signal
 
@@ -54,6 +55,23 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **here})
 
 
+class LoggedSteps(Callback):
+    """Mends, before any other callback, how many steps are logged: from some places Lightning resumes with one too many."""
+
+    def __init__(self) -> None:
+        self._fresh = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run begins or goes on."""
+        self._fresh = True
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        """Count those that were made."""
+        if self._fresh:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._fresh = False
+
+
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` after every epoch, every few minutes, and when the run is asked to stop; then it stops.
 
@@ -73,7 +91,8 @@ class LastCheckpoint(Checkpoint):
         self.seconds = 60 * minutes
         self._states: dict[str, dict[str, Any]] = {}
         self._place: dict[str, Any] = {}
-        self._began = self._fresh = self._saving = False
+        self._began = self._saving = False
+        signals.saver = True
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed when training starts."""
@@ -83,7 +102,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the place where the checkpoint was written."""
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        self._began = self._fresh = True
+        self._began = True
         if trainer.ckpt_path is not None:
             if trainer.is_global_zero and (self.folder / "metrics.csv").is_file():
                 keep_rows_before(self.folder / "metrics.csv", trainer.global_step)
@@ -93,9 +112,6 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Save if an epoch is over, if it is time, or if the run is to stop."""
-        if self._fresh:  # how many steps are logged: Lightning counts one more for some of the places it resumes from
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-            self._fresh = False
         if batch_idx % trainer.accumulate_grad_batches:
             return
         due = 0 < self.seconds <= time.monotonic() - self._saved_at and trainer.is_global_zero
@@ -114,7 +130,7 @@ class LastCheckpoint(Checkpoint):
         """Say how to go on; a `RunError` says it itself."""
         silent = self.signals.obeyed or isinstance(exception, RunError) or not trainer.is_global_zero
         if self._began and not silent and self.path.is_file():
-            todo = f"continue with: dropkey fit --resume {self.folder}"
+            todo = f"continue with: {resume_command(self.folder)}"
             print(f"the last checkpoint is that of step {self._saved_step}; {todo}", file=sys.stderr)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -138,7 +154,7 @@ class LastCheckpoint(Checkpoint):
             raise SystemExit(0)
         if number == getattr(signal, "SIGUSR1", None):
             requeue()
-        print(f"stopped at step {trainer.global_step}; continue with: dropkey fit --resume {self.folder}", flush=True)
+        print(f"stopped at step {trainer.global_step}; continue with: {resume_command(self.folder)}", flush=True)
         raise SystemExit(128 + number)
 
 
@@ -163,18 +179,27 @@ def find_place(trainer: Trainer, saved: dict[str, Any]) -> None:
         InputError: If that is within an epoch and images, batches or processes are not the same.
     """
     loop = trainer.fit_loop.epoch_loop
-    done = loop.batch_progress.current.completed if loop.restarting else 0
+    progress = loop.batch_progress
+    done = progress.current.completed + loop.restarted_on_train_batch_end if loop.restarting else 0  # then not yet counted
     if done and saved != place(trainer):
         raise InputError(
             f"the checkpoint was written after {done} batches of an epoch with {_spelled(saved)}, now there are "
             f"{_spelled(place(trainer))}: give the same images, --data.batch_size and --trainer.devices to go on from it"
         )
+    epoch = trainer.current_epoch
+    if done >= trainer.num_training_batches:
+        done, epoch = 0, epoch + (not loop.restarted_on_train_batch_end)  # then Lightning is in the next epoch already
     for loader in _loaders(trainer):
         if isinstance(loader.sampler, TrainSampler):
-            loader.sampler.start_at(trainer.current_epoch, done * loader.batch_size)
+            loader.sampler.start_at(epoch, done * loader.batch_size)
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # Lightning looks for its own interface
     if loop.restarting:
-        loop.batch_progress.is_last_batch = False  # it was said of the batch that comes now
+        progress.is_last_batch = False  # it was said of the batch that comes now
+        if not loop.restarted_on_train_batch_end:
+            progress.total.reset_on_restart()  # Lightning forgets it, and then validates too early
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(callback, GradientAccumulationScheduler):
+            callback.on_train_epoch_start(trainer)  # Lightning begins no epoch in the middle
     iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # Lightning has made an iterator before it knew the place
 
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
-from dropkey_cli.files import from_here
+from dropkey_cli.files import from_here, resume_command
 
 _NUM_PATHS = 3
 
@@ -86,8 +86,8 @@ def ways_out(trainer: Trainer, on_nonfinite: str) -> str:
     change += ", or leave such steps out with --on_nonfinite_loss skip" if on_nonfinite == "stop" else ""
     for saver in trainer.checkpoint_callbacks:
         if isinstance(saver, LastCheckpoint) and saver.path.is_file():
-            run = f"dropkey fit --resume {from_here(saver.folder)}"
-            return f"the last good checkpoint is {from_here(saver.path)}; continue with {run} and {change}"
+            todo = resume_command(from_here(saver.folder))
+            return f"the last good checkpoint is {from_here(saver.path)}; continue with {todo} and {change}"
     path = _other_checkpoint(trainer)
     if path is None:
         return f"no checkpoint was written before it; start again with {change}"

@@ -1,5 +1,6 @@
 """Says before training what will happen, and after it what to type next."""
 
+import shlex
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -47,7 +48,7 @@ class RunPlan(Callback):
             return
         path = from_here(best.best_model_path)
         print(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
-        print(f"next: dropkey predict --ckpt_path {path} --data.root IMAGE_OR_FOLDER")
+        print(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
 
 
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:

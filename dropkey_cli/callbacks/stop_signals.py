@@ -19,11 +19,13 @@ class StopSignals(Callback):
     In training a signal is only noted, for `LastCheckpoint` to save and to stop; a second one ends the process at once.
 
     Attributes:
+        saver: Whether a `LastCheckpoint` will save and stop; without one a signal ends training at once, too.
         received: The signal that came in training, or 0.
         obeyed: Whether the run was saved and stopped because of it.
     """
 
     def __init__(self) -> None:
+        self.saver = False
         self.received = 0
         self.obeyed = False
         self._training = self._speaks = False
@@ -65,7 +67,7 @@ class StopSignals(Callback):
         return int(largest)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._training and not self.received:
+        if self._training and self.saver and not self.received:
             self.received = number
             if self._speaks:
                 os.write(2, NOTE)  # print may be what was interrupted

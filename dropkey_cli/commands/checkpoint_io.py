@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dropkey_cli.errors import RunError
-from dropkey_cli.files import whole_file
+from dropkey_cli.files import resume_command, whole_file
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -34,5 +34,5 @@ class DurableCheckpointIO(TorchCheckpointIO):
             kept = "; the one before is intact" if path.exists() else ""
             raise RunError(
                 f"cannot write the checkpoint {str(path)!r} ({reason}){kept}: free some space or mend the folder, then go on "
-                f"with dropkey fit --resume {path.parent.parent}"
+                f"with {resume_command(path.parent.parent)}"
             ) from error

@@ -6,6 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.optim import Optimizer
 
 from dropkey_cli.patching.interception import KeyDropping
 from dropkey_cli.patching.known import rule_for
@@ -32,10 +33,19 @@ class FullySharded(ModelParallelStrategy):
         shard(module, self.device_mesh["data_parallel"])
         super().setup(trainer)
 
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As Lightning's, before the first step as well: for that, torch makes one without gradients, which must not count."""
+        if not optimizer.state:
+            super().optimizer_state(optimizer)
+            for state in optimizer.state.values():
+                if "step" in state:
+                    state["step"] *= 0
+        return super().optimizer_state(optimizer)
+
 
 def shard(module: LightningModule, mesh: Any) -> None:  # noqa: ANN401 - a DeviceMesh
     """Shard every block and then the rest, in place."""
-    for name in shard_units(module):
+    for name in sorted(shard_units(module), key=lambda name: -name.count(".")):  # what lies within another comes first
         fully_shard(module.get_submodule(name), mesh=mesh)
     fully_shard(module, mesh=mesh)
 

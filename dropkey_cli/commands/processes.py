@@ -3,8 +3,9 @@
 import os
 import subprocess
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 SECONDS_TO_END = 10.0
@@ -23,6 +24,14 @@ def check_processes(trainer: Trainer) -> None:
         raise ValueError("strategy fsdp is FSDP's first version; give --trainer.strategy fsdp2")
     if isinstance(trainer.strategy, ModelParallelStrategy) and trainer.strategy._save_distributed_checkpoint:
         raise ValueError("its checkpoints would be split by process, give the strategy save_distributed_checkpoint: false")
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    if isinstance(trainer.strategy, ModelParallelStrategy) and any(isinstance(one, WeightAveraging) for one in callbacks):
+        raise ValueError("a sharded network has no averaged copy, leave weight averaging out or give --trainer.strategy ddp")
+
+
+def lost_process(error: BaseException) -> bool:
+    """Whether gloo or NCCL says so that another process is no longer there."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("by peer", "remote process exited"))
 
 
 def end_children(trainer: Trainer) -> None:

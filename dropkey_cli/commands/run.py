@@ -29,9 +29,17 @@ from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, e
 from dropkey_cli.commands.config_values import check_trainer_options, check_values
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
 from dropkey_cli.commands.fsdp import FullySharded
-from dropkey_cli.commands.processes import check_processes, end_children
+from dropkey_cli.commands.processes import check_processes, end_children, lost_process
 from dropkey_cli.commands.resume import record_job
-from dropkey_cli.commands.run_parts import add_own_options, as_list, fill_image_options, fit_callbacks, loggers, model_name
+from dropkey_cli.commands.run_parts import (
+    add_own_options,
+    as_list,
+    fill_image_options,
+    first_callbacks,
+    fit_callbacks,
+    loggers,
+    model_name,
+)
 from dropkey_cli.errors import InputError, RunError
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
@@ -77,6 +85,8 @@ def _explained(error: BaseException | None) -> InputError | RunError | None:
     while error is not None and not isinstance(error, InputError | RunError):
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             return RunError(f"writing failed ({error}): free some space or mend the folder")
+        if lost_process(error):
+            return RunError("another process of this run has ended: what it printed, or the system's log, says why; mend that")
         error = error.__cause__ or error.__context__
     return error
 
@@ -183,6 +193,8 @@ class RunCLI(LightningCLI):
         if self.command == "fit":
             self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, options)]
+            seed = yaml.safe_load(self.asked)["seed_everything"]
+            config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
@@ -229,8 +241,7 @@ class RunCLI(LightningCLI):
             give_back_run_folder(self.folder)
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
-        seed = yaml.safe_load(self.asked)["seed_everything"]
-        callbacks = fit_callbacks(self.folder, self.asked, seed=seed, on_nonfinite_loss=options.on_nonfinite_loss)
+        callbacks = fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             if config.get("limit_val_batches") != 0:  # without validation none is best

@@ -12,10 +12,12 @@ from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
+from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
 from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.models.factory import image_config
 
@@ -47,20 +49,25 @@ def add_own_options(parser: LightningArgumentParser, command: str) -> None:
         parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")
 
 
-def fit_callbacks(
-    folder: Path | None, asked: str, *, seed: int | Literal[False], on_nonfinite_loss: Literal["stop", "skip"]
-) -> list[Callback]:
+def first_callbacks(seed: int | Literal[False]) -> list[Callback]:
+    """What must act before a user's callbacks, which may log the steps' numbers and draw random ones.
+
+    Args:
+        seed: The run's seed; False for none.
+    """
+    # Torch starts every process at the same seed: without one of the run's, each gets its own
+    return [LoggedSteps(), BatchSeeds(secrets.randbits(62) if seed is False else int(seed))]
+
+
+def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal["stop", "skip"]) -> list[Callback]:
     """What watches and records every training run.
 
     Args:
         folder: The run's folder; None where nothing is kept.
         asked: The configuration as YAML.
-        seed: The run's seed; False for none.
         on_nonfinite_loss: What a loss that is no number does.
     """
-    # Torch starts every process at the same seed: without one of the run's, each gets its own
-    seeds = BatchSeeds(secrets.randbits(62) if seed is False else int(seed))
-    return [RunRecord(folder, asked), RunPlan(folder), DropRatioMonitor(folder), FiniteLoss(on_nonfinite_loss), seeds]
+    return [RunRecord(folder, asked), RunPlan(folder), DropRatioMonitor(folder), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
 
 
 def default_precision() -> str:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from dropkey_cli.data.dataset import Batch, counted
@@ -237,8 +238,11 @@ class Classification(LightningModule):
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: ANN401 - timm's schedulers are not torch's
-        """Timm's schedulers count steps themselves."""
-        scheduler.step_update(self.global_step)
+        """Timm's schedulers count steps themselves; others, such as stochastic weight averaging's, are Lightning's to call."""
+        if isinstance(scheduler, Scheduler):
+            scheduler.step_update(self.global_step)
+        else:
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, as plain data, all that prediction needs besides the weights."""

@@ -27,8 +27,23 @@ def trainer(launcher: object = None, *, first: bool = True) -> Any:  # noqa: ANN
     return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), world_size=1, is_global_zero=first)
 
 
-def test_in_training_the_first_signal_is_noted_and_the_second_ends(capfd: pytest.CaptureFixture[str]) -> None:
+def saving() -> StopSignals:
+    """As with a `LastCheckpoint`."""
     signals = StopSignals()
+    signals.saver = True
+    return signals
+
+
+def test_where_nothing_saves_the_first_signal_ends() -> None:
+    signals = StopSignals()
+    signals.on_train_start(trainer(), MODULE)
+    with pytest.raises(SystemExit, match="143"):
+        signal.raise_signal(signal.SIGTERM)
+    assert signals.received == 0
+
+
+def test_in_training_the_first_signal_is_noted_and_the_second_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    signals = saving()
     signals.on_train_start(trainer(), MODULE)
     signal.raise_signal(signal.SIGTERM)
     assert signals.received == signal.SIGTERM
@@ -40,7 +55,7 @@ def test_in_training_the_first_signal_is_noted_and_the_second_ends(capfd: pytest
 
 
 def test_a_terminals_ctrl_c_reaches_every_process_and_one_of_them_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    signals = StopSignals()
+    signals = saving()
     signals.on_train_start(trainer(first=False), MODULE)
     signal.raise_signal(signal.SIGINT)
     assert signals.received == signal.SIGINT
@@ -48,7 +63,7 @@ def test_a_terminals_ctrl_c_reaches_every_process_and_one_of_them_answers(capfd:
 
 
 def test_after_training_a_signal_ends_at_once() -> None:
-    signals = StopSignals()
+    signals = saving()
     signals.on_train_start(trainer(), MODULE)
     signals.on_train_end(trainer(), MODULE)
     with pytest.raises(KeyboardInterrupt):
@@ -67,7 +82,7 @@ def test_elsewhere_a_signal_ends_at_once_and_ends_the_children(hook: str) -> Non
 
 
 def test_validation_within_training_notes_too() -> None:
-    signals = StopSignals()
+    signals = saving()
     signals.on_train_start(trainer(), MODULE)
     signals.on_validation_start(trainer(), MODULE)
     signal.raise_signal(signal.SIGINT)
@@ -82,7 +97,7 @@ def test_sigusr1_is_slurms_only(monkeypatch: pytest.MonkeyPatch) -> None:
     StopSignals().on_train_start(trainer(), MODULE)
     assert signal.getsignal(signal.SIGUSR1) == before
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    signals = StopSignals()
+    signals = saving()
     signals.on_train_start(trainer(), MODULE)
     os.kill(os.getpid(), signal.SIGUSR1)
     assert signals.received == signal.SIGUSR1

@@ -1,9 +1,12 @@
+from typing import Any
+
 import pytest
 import timm
 import torch
 from torch import nn
 
-from dropkey_cli.commands.fsdp import shard_units
+from dropkey_cli.commands import fsdp
+from dropkey_cli.commands.fsdp import shard, shard_units
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model
 from dropkey_cli.patching.apply import apply_dropkey
@@ -42,3 +45,15 @@ def test_torchs_own_attention_is_found() -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 3, enable_nested_tensor=False)
     assert shard_units(encoder) == ["layers.0", "layers.1", "layers.2"]
     assert timm.__version__
+
+
+def test_blocks_within_blocks_are_sharded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        model: Any = create_model("levit_128s", num_classes=10, image_size=224, pretrained=False)  # attends between stages, too
+    sharded: list[nn.Module] = []
+    monkeypatch.setattr(fsdp, "fully_shard", lambda module, mesh: sharded.append(module))
+    shard(model, None)
+    names = {module: name for name, module in model.named_modules()}
+    order = [names[module] for module in sharded]
+    assert order[-1] == ""
+    assert order.index("stages.1.blocks.0") < order.index("stages.1")

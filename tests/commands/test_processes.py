@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from dropkey_cli.commands import processes
 from dropkey_cli.commands.fsdp import FullySharded
-from dropkey_cli.commands.processes import check_processes, end_children
+from dropkey_cli.commands.processes import check_processes, end_children, lost_process
 
 
-def trainer(strategy: Strategy, devices: int = 1) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
-    return SimpleNamespace(accelerator=CPUAccelerator(), num_devices=devices, strategy=strategy)
+def trainer(strategy: Strategy, devices: int = 1, *callbacks: Callback) -> Any:  # noqa: ANN401 - what of a trainer is looked at
+    return SimpleNamespace(accelerator=CPUAccelerator(), num_devices=devices, strategy=strategy, callbacks=callbacks)
 
 
 @pytest.mark.parametrize("strategy", [DDPStrategy(), FullySharded()])
@@ -39,6 +40,19 @@ def test_more_processes_than_the_machine_can_take(monkeypatch: pytest.MonkeyPatc
 def test_strategies_without_a_usable_checkpoint(strategy: Strategy, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_processes(trainer(strategy))
+
+
+def test_no_averaged_copy_of_a_sharded_network() -> None:
+    check_processes(trainer(DDPStrategy(), 2, EMAWeightAveraging()))
+    with pytest.raises(ValueError, match=r"leave weight averaging out or give --trainer\.strategy ddp"):
+        check_processes(trainer(FullySharded(), 2, EMAWeightAveraging()))
+
+
+def test_what_a_lost_process_looks_like() -> None:
+    assert lost_process(RuntimeError("[pair.cc:545] Read error [127.0.0.1]:950: Connection reset by peer. GLHF!"))
+    assert lost_process(RuntimeError("[pair.cc:538] Connection closed by peer [127.0.0.1]:41207"))
+    assert not lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not lost_process(ConnectionResetError("Connection reset by peer"))
 
 
 def test_no_child_outlives_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,20 @@ VARIANTS = {
     "every second epoch": ["--trainer.check_val_every_n_epoch=2"],
     "drop path and key masks": ["--model.model_args.drop_path_rate=0.2", "--model.dropkey.structure=key"],
     "compiled": ["--model.compile=true"],
+    "validation every 4 batches of all epochs, learning rates logged": [
+        "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4", "--trainer.callbacks=[LearningRateMonitor]",
+    ],
+    "gradients accumulated from the second epoch on": [
+        "--trainer.callbacks=[{class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 1, 1: 2}}}]",
+    ],
 }  # fmt: skip
-SLOW = {"every second epoch", "no validation", "drop path and key masks", "compiled"}
+SLOW = {
+    "gradients accumulated from the second epoch on",
+    "every second epoch",
+    "no validation",
+    "drop path and key masks",
+    "compiled",
+}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +94,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(variant: str, batch: int, tmp_path: P
     assert f"continue with: dropkey fit --resume {RUN}\n" in log(parts)
     assert run(RESUME, parts) == 0, log(parts)
     assert_same_run(parts, whole)
+
+
+SAVED = "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {%s, save_top_k: -1, filename: 'at{step}'}}]"
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(when, marks=forked) for when in ("every_n_train_steps: 3", "every_n_epochs: 1")
+    ],  # after it and after validation
+)
+def test_a_new_run_goes_on_from_any_checkpoint_with_the_next_images(when: str, tmp_path: Path) -> None:
+    words = [*FIT, "--trainer.val_check_interval=3", "--data.num_workers=1"]  # which fetch ahead
+    assert run([*words, SAVED % when], tmp_path) == 0, log(tmp_path)
+    ends = [tmp_path / RUN / "checkpoints/last.ckpt"]
+    for step in (3, 6, 9):
+        assert run([*words, f"--ckpt_path={RUN}/checkpoints/atstep={step}.ckpt"], tmp_path) == 0, log(tmp_path)
+        ends.append(tmp_path / RUN.parent / f"version_{step // 3}" / "checkpoints/last.ckpt")
+    whole, *parts = (torch.load(end, weights_only=True) for end in ends)
+    for part in parts:
+        assert part["global_step"] == 12
+        assert same(part["state_dict"], whole["state_dict"])
 
 
 def kill_and_resume(words: Sequence[str], folder: Path, seconds: Sequence[float]) -> int:
@@ -169,6 +203,14 @@ def test_a_second_signal_ends_at_once(number: int, code: int, tmp_path: Path) ->
     assert run(FIT, tmp_path, prepare=twice) == code
     assert "stopped at step" not in log(tmp_path)
     assert f"the last checkpoint is that of step 1; continue with: dropkey fit --resume {RUN}" in log(tmp_path)
+    assert "Traceback" not in log(tmp_path)
+
+
+@pytest.mark.parametrize("code", [pytest.param(143, marks=forked)])
+def test_a_run_that_keeps_no_checkpoints_ends_at_once(code: int, tmp_path: Path) -> None:
+    words = [*FIT, "--trainer.enable_checkpointing=false", "--trainer.log_every_n_steps=1"]
+    assert run(words, tmp_path, prepare=signal_itself(signal.SIGTERM, batch=3)) == code, log(tmp_path)
+    assert "to save" not in log(tmp_path)
     assert "Traceback" not in log(tmp_path)
 
 

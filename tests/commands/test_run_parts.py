@@ -6,8 +6,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.commands.metrics_log import MetricsLog
-from dropkey_cli.commands.run_parts import default_precision, fill_image_options, fit_callbacks, loggers
+from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers
 
 
 def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
@@ -29,8 +30,10 @@ def test_default_precision(cuda: bool, bf16: bool, precision: str, monkeypatch: 
 
 def test_without_a_seed_every_run_and_process_has_its_own() -> None:
     def seed(given: int | bool) -> int:
-        callbacks = fit_callbacks(None, "", seed=given, on_nonfinite_loss="stop")
-        return next(callback.seed for callback in callbacks if isinstance(callback, BatchSeeds))
+        steps, seeds = first_callbacks(given)
+        assert isinstance(steps, LoggedSteps)
+        assert isinstance(seeds, BatchSeeds)
+        return seeds.seed
 
     assert seed(5) == 5
     assert len({seed(False), seed(False), 0}) == 3

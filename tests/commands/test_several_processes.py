@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.commands.forks import QUICKSTART, RUN, log, run, run_on
+from tests.commands.forks import QUICKSTART, RUN, log, run, run_on, signal_itself
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -167,6 +168,60 @@ def test_unreadable_images_are_counted_over_all_processes(tmp_path: Path) -> Non
     assert run_on(2, words, tmp_path) == [1, 1], log(tmp_path)
     told = [log(tmp_path, rank).rpartition("error: ")[2] for rank in range(2)]
     assert told == ["14 of 20 images could not be read: dropkey check FOLDER says why; mend that\n"] * 2
+
+
+def test_a_sharded_run_that_is_saved_before_its_first_step_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    def save_at_once() -> None:
+        from dropkey_cli.callbacks.checkpoints import LastCheckpoint
+
+        original = LastCheckpoint.on_train_start
+
+        def saving(self: LastCheckpoint, trainer: Any, module: Any) -> None:  # noqa: ANN401 - the hook's
+            original(self, trainer, module)
+            self._save(trainer)
+
+        LastCheckpoint.on_train_start = saving  # type: ignore[assignment, method-assign]  # in a process of its own
+
+    words = [
+        *FIT,
+        "--trainer.strategy=fsdp2",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_val_batches=1",
+        "--checkpoint_minutes=0",
+    ]
+    ends = []
+    for name, options in (("whole", {}), ("saved", {"prepare": save_at_once})):
+        (tmp_path / name).mkdir()
+        assert run_on(2, words, tmp_path / name, **options) == [0, 0], log(tmp_path / name)
+        ends.append(torch.load(tmp_path / name / RUN / "checkpoints/last.ckpt", weights_only=True))
+    whole, saved = (end["optimizer_states"][0]["state"][0] for end in ends)
+    assert saved["step"] == whole["step"] == 3
+    assert torch.equal(saved["exp_avg"], whole["exp_avg"])
+
+
+def test_three_processes_stop_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    # Two sum gradients alike in any order; three do not
+    words = [*FIT, "--trainer.strategy=ddp", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
+    ends = []
+    for name, options in (("whole", {}), ("parts", {"prepare": signal_itself(signal.SIGTERM, batch=2)})):
+        (tmp_path / name).mkdir()
+        codes = run_on(3, words, tmp_path / name, **options)
+        if options:
+            assert codes == [143, 0, 0], log(tmp_path / name)
+            codes = run_on(3, ["fit", "--resume", str(RUN)], tmp_path / name)
+        assert codes == [0, 0, 0], log(tmp_path / name)
+        ends.append(torch.load(tmp_path / name / RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(ends[1][name], value) for name, value in ends[0].items())
+
+
+def test_a_killed_process_ends_the_training_of_the_others_in_one_line(tmp_path: Path) -> None:
+    def die_midway() -> None:
+        if os.environ["LOCAL_RANK"] == "1":
+            signal_itself(signal.SIGKILL, batch=3)()
+
+    assert run_on(2, [*FIT, "--trainer.strategy=ddp"], tmp_path, prepare=die_midway) == [1, -9]
+    assert log(tmp_path).splitlines()[-1].startswith("dropkey: error: another process of this run has ended: ")
+    assert "Traceback" not in log(tmp_path)
 
 
 def test_a_wrong_output_ends_all_processes(trained: Path) -> None:

@@ -528,3 +528,11 @@ def test_a_compiled_run_has_one_graph_for_training_and_one_for_validation(compil
 def test_only_a_fit_compiles(compiled: CompileCounter) -> None:
     trainer().validate(task(compile=True), random_data(), verbose=False)
     assert compiled.frame_count == 0
+
+
+def test_schedulers_of_torch_work_too() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    optimizer.step()
+    task().lr_scheduler_step(scheduler, None)  # as stochastic weight averaging puts one in the place of the task's
+    assert optimizer.param_groups[0]["lr"] == 0.5

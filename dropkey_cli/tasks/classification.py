@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
-from timm.optim._optim_factory import create_optimizer_v2
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
+from dropkey_cli.tasks.optimization import AskedOptions, create_adamw, create_cosine
 
 IMAGES_PER_BASE_STEP = 256
 BASE_LR = 5e-4
@@ -81,7 +80,7 @@ class Classification(LightningModule):
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
         self._num_saved_groups: int | None = None
-        self._asked: tuple[list[dict[str, Any]], dict[str, Any]] | None = None  # options of optimizer and schedule
+        self._asked: AskedOptions | None = None
 
     def configure_model(self) -> None:
         """Build the network for the data's classes and image size, and patch DropKey in."""
@@ -170,11 +169,9 @@ class Classification(LightningModule):
             raise InputError(
                 f"the trainer options give {steps} optimizer steps: give --trainer.max_epochs or --trainer.max_steps, 1 or more"
             )
-        lr = self.learning_rate
         assert self.network is not None, "configure_model comes first"
-        layer_decay = self.layer_decay if self.layer_decay < 1 else None
-        optimizer = create_optimizer_v2(
-            self.network, opt="adamw", lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay, fused=self.fused
+        optimizer = create_adamw(
+            self.network, lr=self.learning_rate, weight_decay=self.weight_decay, layer_decay=self.layer_decay, fused=self.fused
         )
         num_groups, saved = len(optimizer.param_groups), self._num_saved_groups
         if saved not in (None, num_groups):
@@ -182,17 +179,8 @@ class Classification(LightningModule):
                 f"the checkpoint's optimizer has {saved} groups of weights, layer_decay {self.layer_decay:g} gives "
                 f"{num_groups}: leave out --model.layer_decay and --model.pretrained to take the checkpoint's"
             )
-        warmup_steps = round(steps * self.warmup_share)
-        scheduler = CosineLRScheduler(
-            optimizer,
-            t_initial=max(1, int(steps) - warmup_steps),
-            warmup_t=warmup_steps,
-            warmup_lr_init=lr / 100,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
-        groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-        self._asked = groups, scheduler.state_dict()
+        scheduler = create_cosine(optimizer, lr=self.learning_rate, steps=int(steps), warmup_share=self.warmup_share)
+        self._asked = AskedOptions(optimizer, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
@@ -250,14 +238,8 @@ class Classification(LightningModule):
 
     def on_train_start(self) -> None:
         """Let a resumed run go on by the rate, schedule and decay that are asked for now, not by the checkpoint's."""
-        if self.trainer.ckpt_path is None or self._asked is None:
-            return
-        groups, schedule = self._asked
-        scheduler: Any = self.lr_schedulers()
-        for group, asked in zip(scheduler.optimizer.param_groups, groups, strict=True):
-            group.update(asked)
-        scheduler.load_state_dict(schedule)
-        scheduler.step_update(self.global_step)
+        if self.trainer.ckpt_path is not None and self._asked is not None:
+            self._asked.restore(self.lr_schedulers(), self.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network in a sentence instead of a page of tensor names."""

@@ -186,12 +186,11 @@ def find_place(trainer: Trainer, saved: dict[str, Any]) -> None:
             f"the checkpoint was written after {done} batches of an epoch with {_spelled(saved)}, now there are "
             f"{_spelled(place(trainer))}: give the same images, --data.batch_size and --trainer.devices to go on from it"
         )
-    epoch = trainer.current_epoch
     if done >= trainer.num_training_batches:
-        done, epoch = 0, epoch + (not loop.restarted_on_train_batch_end)  # then Lightning is in the next epoch already
+        done = 0  # the next epoch's images come next
     for loader in _loaders(trainer):
         if isinstance(loader.sampler, TrainSampler):
-            loader.sampler.start_at(epoch, done * loader.batch_size)
+            loader.sampler.start_at(trainer.current_epoch, done * loader.batch_size)
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # Lightning looks for its own interface
     if loop.restarting:
         progress.is_last_batch = False  # it was said of the batch that comes now

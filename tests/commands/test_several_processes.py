@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.commands.forks import QUICKSTART, RUN, log, run, run_on, signal_itself
+from tests.commands.forks import QUICKSTART, RUN, log, run, run_fresh_on, run_on, signal_itself
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -71,7 +71,7 @@ def test_validation_in_training_is_that_of_one_process(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_metrics_are_those_of_one_process(count: int, strategy: str, trained: Path) -> None:
     # 359 images: no multiple of the processes, nor of the batches
     words = ["test", "--ckpt_path=last", "--data.batch_size=7"]
@@ -147,12 +147,15 @@ def test_masks_differ_between_processes_and_repeat_with_the_seed(tmp_path: Path)
 
 def test_a_sharded_run_makes_ordinary_checkpoints_and_goes_on(tmp_path: Path) -> None:
     words = [*FIT, "--config", str(OVERLAYS / "fsdp.yaml"), "--trainer.gradient_clip_val=1"]
-    assert run_on(2, words, tmp_path) == [0, 0], log(tmp_path)
+    assert run_fresh_on(2, words, tmp_path) == [0, 0], log(tmp_path)
     saved = torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)
     assert {type(value) for value in saved["state_dict"].values()} == {torch.Tensor}
     assert saved["state_dict"]["network.blocks.0.attn.qkv.weight"].shape == (192, 64)
     assert run(["test", "--ckpt_path=last"], tmp_path) == 0, log(tmp_path)
-    assert run_on(2, ["fit", "--resume=last", "--trainer.max_epochs=3"], tmp_path) == [0, 0], log(tmp_path)
+    alone = table(tmp_path)
+    assert run_fresh_on(2, ["test", "--ckpt_path=last", "--trainer.strategy=fsdp2"], tmp_path) == [0, 0], log(tmp_path)
+    assert table(tmp_path) == pytest.approx(alone, rel=1e-6)
+    assert run_fresh_on(2, ["fit", "--resume=last", "--trainer.max_epochs=3"], tmp_path) == [0, 0], log(tmp_path)
     assert [row["epoch"] for row in read_csv(tmp_path / RUN / "metrics.csv") if row["val/acc1"]] == ["0", "1", "2"]
 
 
@@ -170,6 +173,7 @@ def test_unreadable_images_are_counted_over_all_processes(tmp_path: Path) -> Non
     assert told == ["14 of 20 images could not be read: dropkey check FOLDER says why; mend that\n"] * 2
 
 
+@pytest.mark.slow
 def test_a_sharded_run_that_is_saved_before_its_first_step_goes_on_bit_for_bit(tmp_path: Path) -> None:
     def save_at_once() -> None:
         from dropkey_cli.callbacks.checkpoints import LastCheckpoint

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,8 @@ from dropkey_cli.commands.run_parts import (
 from dropkey_cli.errors import InputError, RunError
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+UNWRITABLE = re.compile(r"^.*: Unable to serialize instance .*\n", re.MULTILINE)
+"""Where jsonargparse cannot write an option's default as text, such as the device of StochasticWeightAveraging."""
 StrategyRegistry.register("fsdp2", FullySharded)
 
 
@@ -171,7 +174,8 @@ class RunCLI(LightningCLI):
         config = self.config[self.command]
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        self.asked = self._parser(self.command).dump(self._as_asked(config), skip_unset=False)
+        asked = self._parser(self.command).dump(self._as_asked(config), skip_unset=False)
+        self.asked = UNWRITABLE.sub("", asked)
         fill_image_options(config, self.known)
 
     def _as_asked(self, config: Namespace) -> Namespace:
@@ -264,5 +268,6 @@ def _quieten() -> None:
     of_metrics = "before the ``update`` method"  # where a process has no image that can be read
     for note in (*notes, of_metrics):
         warnings.filterwarnings("ignore", f".*{note}.*")
+    warnings.filterwarnings("ignore", "(?s).*Unable to serialize instance")  # see UNWRITABLE
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")

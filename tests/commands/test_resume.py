@@ -5,6 +5,7 @@ import random
 import resource
 import shutil
 import signal
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,22 @@ def test_a_finished_run_ends_at_once_and_goes_on_for_more_epochs(code: int, tmp_
     first, second = (yaml.safe_load((tmp_path / RUN / name).read_text()) for name in ("config.1.yaml", "config.yaml"))
     assert (first["trainer"]["max_epochs"], second["trainer"]["max_epochs"]) == (2, 3)
     assert first["ckpt_path"] is second["ckpt_path"] is None
+
+
+@pytest.mark.parametrize("code", [pytest.param(0, marks=forked)])
+def test_what_cannot_be_written_as_text_does_not_spoil_the_config(code: int, tmp_path: Path) -> None:
+    average = "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.001, swa_epoch_start: 1}}"  # its device is one
+
+    def stop() -> None:
+        warnings.filterwarnings("ignore", "SWA is currently only supported every epoch")
+        signal_itself(signal.SIGTERM, batch=4)()
+
+    assert run([*FIT, f"--trainer.callbacks=[{average}]"], tmp_path, prepare=stop) == 143, log(tmp_path)
+    options = (tmp_path / RUN / "config.yaml").read_text()
+    assert "StochasticWeightAveraging" in options
+    assert "Unable" not in options
+    words = ["fit", "--config", str(RUN / "config.yaml"), "--trainer.fast_dev_run=1"]
+    assert run(words, tmp_path, prepare=stop) == code, log(tmp_path)
 
 
 @pytest.mark.parametrize("code", [pytest.param(0, marks=forked)])

@@ -77,7 +77,7 @@ def run_on(count: int, words: Sequence[str], folder: Path, **options: Any) -> li
 
 
 def run_fresh_on(count: int, words: Sequence[str], folder: Path) -> list[int]:
-    """As `run_on`, in processes that are not forked: one of some hundred forked FSDP2 processes ended in a segmentation fault."""
+    """As `run_on`, in processes that are not forked: one of some hundred forked FSDP2 processes ended in a segfault."""
     program = "import os, sys; from dropkey_cli.cli import main; code = main(); sys.stdout.flush(); os._exit(code)"
     words = [*words, "--trainer.accelerator=cpu", f"--trainer.devices={count}"]
     place = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}

@@ -71,6 +71,20 @@ def test_a_run_that_breaks_off_says_how_to_go_on_once_it_has_begun(
     assert capsys.readouterr().err == ""
 
 
+def test_it_is_time_only_after_a_step(tmp_path: Path) -> None:
+    saved: list[int] = []
+    trainer: Any = SimpleNamespace(ckpt_path=None, global_step=3, is_global_zero=True, accumulate_grad_batches=1, loggers=[])
+    trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace())
+    trainer.save_checkpoint = lambda _: saved.append(trainer.global_step)
+    module: Any = None
+    callback = LastCheckpoint(tmp_path, StopSignals(), minutes=1e-9)
+    callback.on_train_start(trainer, module)
+    for step in (3, 4, 4, 5):
+        trainer.global_step = step
+        callback.on_train_batch_start(trainer, module, None, 1)
+    assert saved == [4, 5]
+
+
 def metrics() -> nn.Module:
     parts = {"acc": MetricCollection({"acc": MulticlassAccuracy(3)}), "loss": MeanLoss(), "auroc": MulticlassAUROC(3)}
     return nn.ModuleDict(parts)

@@ -41,7 +41,9 @@ def same(first: Any, second: Any) -> bool:  # noqa: ANN401 - what checkpoints ho
 
 def assert_same_run(found: Path, expected: Path) -> None:
     """Weights, optimizer, loops, metrics, all files but those that say where and when."""
-    for name in (path.name for path in (expected / RUN / "checkpoints").iterdir()):
+    names = sorted(file.name for file in (expected / RUN / "checkpoints").iterdir())
+    assert "last.ckpt" in names
+    for name in names:
         one, other = (torch.load(folder / RUN / "checkpoints" / name, weights_only=True) for folder in (found, expected))
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "dropkey", "metric_states"):
             assert same(one.get(key), other.get(key)), (name, key)

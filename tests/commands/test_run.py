@@ -168,6 +168,13 @@ def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> Non
     assert (VERSION / "checkpoints/last.ckpt").is_file()
 
 
+def test_a_run_that_never_validates_looks_for_no_best_checkpoint(dropkey: Dropkey) -> None:
+    outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.limit_val_batches=0")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [file.name for file in (VERSION / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert "best val/" not in outcome.out
+
+
 # Which option wins
 
 

@@ -114,7 +114,6 @@ class LastCheckpoint(Checkpoint):
         """Save if an epoch is over, if it is time, or if the run is to stop."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        # Not without a step since: before the first one, FSDP2 would make Adam's state, to save it, by a step with no gradients
         stepped = trainer.global_step > self._saved_step
         due = stepped and 0 < self.seconds <= time.monotonic() - self._saved_at and trainer.is_global_zero
         wish = self.signals.agreed(self.signals.received or due * SAVE)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -18,7 +17,7 @@ from dropkey_cli.callbacks.nonfinite_report import (
     anywhere,
     describe,
     describe_gradients,
-    num_processes,
+    largest_anywhere,
     story,
     ways_out,
 )
@@ -86,9 +85,7 @@ class FiniteLoss(Callback):
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._poison = self._poison + largest_norm(gradients).to(self._poison.device) * 0
-        self._left_out = self._poison.isnan().float()
-        if num_processes() > 1:
-            dist.all_reduce(self._left_out, dist.ReduceOp.MAX)  # strategy.reduce would wait at a barrier
+        self._left_out = largest_anywhere(self._poison.isnan().float())
         if can_leave_out_on_device(optimizer):
             optimizer.found_inf = self._left_out  # type: ignore[attr-defined]  # the fused kernels' own way, as of GradScaler
         elif self._left_out.item():
@@ -134,9 +131,7 @@ class FiniteLoss(Callback):
         checkpoint.get("callbacks", {})[self.state_key] = self.state_dict()
         bad = 1 - largest_magnitude([*pl_module.parameters()]).isfinite().float().to(trainer.strategy.root_device)
         place = find_nonfinite(pl_module, None) if bad.item() else ""
-        if num_processes() > 1:
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if bad.item():
+        if largest_anywhere(bad).item():
             todo = ways_out(trainer, self.on_nonfinite)
             raise RunError(f"after step {trainer.global_step} {anywhere(place)}, so no checkpoint is written; {todo}")
 
@@ -215,9 +210,7 @@ def left_out_steps(steps: list[TrainStep]) -> list[bool]:
         return []
     losses = [torch.stack([batch.loss for batch in step.batches]).sum() * 0 for step in steps]
     bad = torch.maximum(torch.stack(losses).isnan().float(), torch.stack([step.left_out for step in steps]))
-    if num_processes() > 1:
-        dist.all_reduce(bad, dist.ReduceOp.MAX)
-    return [value > 0 for value in bad.tolist()]
+    return [value > 0 for value in largest_anywhere(bad).tolist()]
 
 
 def _scaler(trainer: Trainer) -> object | None:

@@ -113,6 +113,13 @@ def anywhere(text: str) -> str:
     return next(filter(None, texts), "")
 
 
+def largest_anywhere(values: Tensor) -> Tensor:
+    """The largest of each value over all processes, in place and on the device; strategy.reduce would wait at a barrier."""
+    if num_processes() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def num_processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -116,13 +116,13 @@ def _run(command: str, words: list[str]) -> None:
 
         print_help(command)
         return
-    from dropkey_cli.commands.command_line import check_environment, check_words
+    from dropkey_cli.commands.command_line import check_environment, check_words, underscored
     from dropkey_cli.commands.early_errors import check_early
     from dropkey_cli.commands.resume import resumed_run
 
     check_environment()
     check_words(words)
-    words, resumed = resumed_run(command, words)
+    words, resumed = resumed_run(command, underscored(words))
     check_early(command, words)
     sys.path.append("")  # a user's own class_path beside the config, also for the installed script
     with _large_imports():

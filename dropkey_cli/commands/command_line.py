@@ -27,6 +27,16 @@ def check_words(words: list[str]) -> None:
             raise InputError(f"{option} {word!r} is no UTF-8 text; expected letters and signs; correct it, or rename the file")
 
 
+def underscored(words: list[str]) -> list[str]:
+    """The words with ``--top-k`` written as ``--top_k``: people and scripts type both."""
+    return [_underscored(word) if word.startswith("--") else word for word in words]
+
+
+def _underscored(word: str) -> str:
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def check_environment() -> None:
     """Refuse numbers of processes that are none: the launchers set them, and a shell may have kept some.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
 from dropkey_cli.errors import InputError, did_you_mean
 
@@ -53,9 +54,8 @@ def check_early(command: str, words: list[str]) -> None:
 
 def known_options(command: str) -> set[str]:
     """The options of a command, with those of its default classes."""
-    options = {"config", "print_config", "seed_everything", "num_threads", "name", "checkpoint_minutes", "on_nonfinite_loss"}
-    options |= {"trainer", "model", "data"}
-    options |= {"output", "top_k"} if command == "predict" else set()
+    options = {"config", "print_config", "seed_everything", "trainer", "model", "data"}
+    options |= {option.name for option in own_options(command)}
     options |= {"resume"} if command == "fit" else set()
     options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
     options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}

@@ -3,6 +3,7 @@
 from jsonargparse import ArgumentParser
 
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.commands.signatures import outline
 from dropkey_cli.method.settings import DropKeySettings
 
@@ -23,18 +24,13 @@ def print_help(command: str) -> None:
     parser = ArgumentParser(prog=f"dropkey {command}", description=f"dropkey {command}: the common options.", add_help=False)
     parser.add_argument("--config", help="YAML file with options; several are merged, the command line wins.")
     if command == "fit":
-        parser.add_argument("--name", help="Folder of the run under runs/ (default: the model's name).")
         parser.add_argument("--resume", help="Run folder, or last: go on with a run that was stopped, exactly where it was.")
-        often = "Minutes between two last.ckpt within an epoch; 0 writes it after epochs only."
-        parser.add_argument("--checkpoint_minutes", default=10.0, help=often)
         parser.add_argument("--trainer.max_epochs", default=20, help="Passes over the training images.")
-        nonfinite = "What a loss that is NaN or infinite does: stop ends the run, skip leaves that step out."
-        parser.add_argument("--on_nonfinite_loss", default="stop", choices=["stop", "skip"], help=nonfinite)
-    parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_argument("--ckpt_path", help="Checkpoint file, run folder, or best or last of the newest run.")
-    if command == "predict":
-        parser.add_argument("--output", default="predictions.csv", help="CSV file; an earlier one is kept as NAME.1.csv.")
-        parser.add_argument("--top_k", default=5, help="Number of classes per row.")
+    for option in own_options(command):
+        if command in option.commands:
+            parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
+    parser.add_argument("--trainer.accelerator", default="auto", help="cpu, gpu, mps or auto.")
     parser.add_class_arguments(outline(DEFAULT_TASK), "model", skip={"dropkey"})
     # Spelled out, because jsonargparse hides the fields of an optional group
     parser.add_class_arguments(DropKeySettings, "model.dropkey")

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,6 +18,7 @@ from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
 from dropkey_cli.commands.metrics_log import MetricsLog
+from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.models.factory import image_config
 
 
@@ -31,22 +31,10 @@ def add_own_options(parser: LightningArgumentParser, command: str) -> None:
     """
     parser.set_defaults({"trainer.precision": default_precision(), "trainer.log_every_n_steps": 10})
     parser.set_defaults({"trainer.enable_model_summary": False})  # the plan says it
-    threads = "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine."
-    parser.add_argument("--num_threads", type=PositiveInt | None, help=threads)
-    if command != "fit":
-        parser.set_defaults({"trainer.devices": 1})  # a few images are classified before more processes have started
-    # Everywhere, so that a run's config.yaml is valid for every command
-    name = "Folder of the run under runs/ (default: the model's name); only fit makes one."
-    parser.add_argument("--name", type=str | None, help=name)
-    often = "Minutes between two last.ckpt within an epoch of fit; 0 writes it after epochs only."
-    parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=often)
-    nonfinite = "What a loss that is NaN or infinite does in fit: end the run, or leave that step out."
-    parser.add_argument("--on_nonfinite_loss", type=Literal["stop", "skip"], default="stop", help=nonfinite)
-    if command == "fit":
-        parser.set_defaults({"trainer.max_epochs": 20})
-    if command == "predict":
-        parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file.")
-        parser.add_argument("--top_k", type=int, default=5, help="Number of classes per row.")
+    # A few images are classified before more processes have started
+    parser.set_defaults({"trainer.max_epochs": 20} if command == "fit" else {"trainer.devices": 1})
+    for option in own_options(command):
+        parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
 
 
 def first_callbacks(seed: int | Literal[False]) -> list[Callback]:

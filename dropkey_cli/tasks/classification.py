@@ -1,8 +1,6 @@
 """Image classification: one class per image."""
 
 import math
-from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -10,12 +8,14 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
+from dropkey_cli.tasks.description import check_same_network, describe
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.optimization import AskedOptions, create_adamw, create_cosine
 
@@ -101,7 +101,7 @@ class Classification(LightningModule):
         if self.compiled and self.trainer.training:  # a few images are classified before a compiler is done
             self.network.compile()  # in place: the names of the weights stay
         for stage in ("train", "val", "test"):
-            self.metrics[f"{stage}_metrics"] = classification_metrics(stage, num_classes)
+            self.metrics[f"{stage}_metrics"] = self.create_metrics(stage, num_classes)
         sum_dtype = torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64
         for stage in ("val", "test"):
             self.metrics[f"{stage}_loss"] = MeanLoss(sum_dtype)
@@ -135,8 +135,19 @@ class Classification(LightningModule):
 
     def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """Class probabilities (B, K)."""
-        logits: Tensor = self(batch["image"])
+        return self.probabilities(self(batch["image"]))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What prediction gives for logits (B, K), in [0, 1]."""
         return logits.float().softmax(-1)
+
+    def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
+        """The metrics of train, val or test."""
+        return classification_metrics(stage, num_classes)
+
+    def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
+        """Mean loss () of logits (B, K)."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
@@ -144,9 +155,8 @@ class Classification(LightningModule):
         if len(kept) < len(labels):
             logits, labels = logits[kept], labels[kept]
         training = stage == "train"
-        smoothing = self.label_smoothing if training else 0.0
         # Without images it is 0 and so is its gradient: all processes must go backward
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing) if kept else logits.sum()
+        loss = self.loss(logits, labels, training=training) if kept else logits.sum()
         metrics = self.metrics[f"{stage}_metrics"]
         if kept:
             metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
@@ -242,43 +252,21 @@ class Classification(LightningModule):
             self._asked.restore(self.lr_schedulers(), self.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network in a sentence instead of a page of tensor names."""
-        saved, mine = checkpoint.get("dropkey"), self.describe()
-        if saved is None:
-            raise InputError("this checkpoint was not written by dropkey: it says neither its network nor its classes")
-        for what in ("model", "class_names"):
-            if (given := saved.get(what)) != mine[what]:
-                raise InputError(
-                    f"the checkpoint has {what} {given}, the options or the data give {mine[what]}: leave those options "
-                    "out to take the checkpoint's, or give data of the same classes"
-                )
-        own = _shapes(self.state_dict())
-        stored = _shapes(checkpoint["state_dict"]) if "state_dict" in checkpoint else own  # FSDP2 has loaded it by itself
-        if wrong := [name for name in {**own, **stored} if own.get(name) != stored.get(name)]:
-            raise InputError(
-                f"the checkpoint is damaged, {len(wrong)} of its tensors are not those of the network, such as {wrong[0]!r}: "
-                "give one that dropkey fit wrote"
-            )
+        """Refuse the weights of another network."""
+        check_same_network(checkpoint, self.describe(), self.state_dict())
         self._num_saved_groups = next((len(state["param_groups"]) for state in checkpoint.get("optimizer_states") or []), None)
 
     def describe(self) -> dict[str, Any]:
         """What the network is and expects, as plain data."""
-        data = self.data
-        preprocessing = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(data.preprocessing).items()}
-        return {
-            "format": 1,
-            "versions": {name: version(name) for name in ("dropkey", "timm", "torch", "lightning")},
-            "model": {"name": self.model_name, "args": self.model_args, "image_size": data.preprocessing.image_size},
-            "class_names": list(data.class_names),
-            "preprocessing": preprocessing,
-            "dropkey": None if self.dropkey is None else asdict(self.dropkey),
-        }
+        return describe(
+            model_name=self.model_name,
+            model_args=self.model_args,
+            class_names=list(self.data.class_names),
+            preprocessing=self.data.preprocessing,
+            dropkey=self.dropkey,
+        )
 
 
 def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
     if not accepted:
         raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")
-
-
-def _shapes(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}

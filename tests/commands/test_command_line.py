@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.commands.command_line import asked_checkpoint, check_environment, check_words, configs_first, given_checkpoint
+from dropkey_cli.commands.command_line import (
+    asked_checkpoint,
+    check_environment,
+    check_words,
+    configs_first,
+    given_checkpoint,
+    underscored,
+)
 from dropkey_cli.errors import InputError
 
 
@@ -109,3 +116,8 @@ def test_numbers_of_processes_that_are_none_are_refused(value: str, monkeypatch:
     monkeypatch.setenv("LOCAL_RANK", value)
     with pytest.raises(InputError, match=f"LOCAL_RANK is {value!r}; expected a whole number"):
         check_environment()
+
+
+def test_dashes_in_option_names_are_underscores_and_values_are_left_alone() -> None:
+    words = ["--top-k", "3", "--data.batch-size=2", "--name=my-run", "a-b"]
+    assert underscored(words) == ["--top_k", "3", "--data.batch_size=2", "--name=my-run", "a-b"]

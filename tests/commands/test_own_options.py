@@ -1,0 +1,10 @@
+from dropkey_cli.commands.own_options import OWN_OPTIONS, own_options
+
+
+def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
+    names = [option.name for option in OWN_OPTIONS]
+    assert len(set(names)) == len(names)
+    of_fit = {option.name for option in OWN_OPTIONS if "fit" in option.commands}
+    for command in ("fit", "validate", "test", "predict"):
+        assert of_fit <= {option.name for option in own_options(command)}
+    assert "output" not in {option.name for option in own_options("test")}

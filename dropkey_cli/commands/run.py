@@ -40,6 +40,7 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    recipe_callbacks,
 )
 from dropkey_cli.errors import InputError, RunError
 
@@ -246,6 +247,7 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks = fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)
+        callbacks += recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             if config.get("limit_val_batches") != 0:  # without validation none is best

@@ -15,11 +15,9 @@ from dropkey_cli.tasks.losses import binary_cross_entropy, class_weights_of, cro
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.mixing import BatchMixing
 from dropkey_cli.tasks.network import checkpoint_gradients, create_network, freeze_weights
-from dropkey_cli.tasks.optimization import check_optimizer
 from dropkey_cli.tasks.optimized import OptimizedModule
 from dropkey_cli.tasks.options import check_option, check_share
-from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line, optimizer_line, schedule_line
-from dropkey_cli.tasks.schedules import schedule_arguments
+from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line
 
 
 class Classification(OptimizedModule):
@@ -92,15 +90,24 @@ class Classification(OptimizedModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        check_option("lr", lr, lr is None or lr >= 0, "0 or more")
-        check_option("layer_decay", layer_decay, layer_decay is None or 0 < layer_decay <= 1, "a factor above 0, at most 1")
-        check_option("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
-        for name, share in (("warmup_share", warmup_share), ("label_smoothing", label_smoothing)):
-            check_share(name, share)
+        self.set_optimization(
+            optimizer=optimizer,
+            optimizer_args=optimizer_args,
+            lr=lr,
+            layer_decay=layer_decay if layer_decay is not None else (0.75 if pretrained else 1.0),
+            weight_decay=weight_decay,
+            schedule=schedule,
+            schedule_args=schedule_args,
+            warmup_share=warmup_share,
+        )
+        check_share("label_smoothing", label_smoothing)
         for name, rate in (("drop_path", drop_path), ("patch_drop", patch_drop)):
             check_share(name, rate or 0.0)
-        check_share("mix_off_share", mix_off_share, including_1=True)
-        check_optimizer(optimizer)
+        shares = {"mix_probability": mix_probability, "mix_off_share": mix_off_share, "erase_probability": erase_probability}
+        for name, share in shares.items():
+            check_share(name, share, including_1=True)
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            check_option(name, alpha, alpha >= 0, "0 or more")
         self.model_name = model_name
         self.pretrained = pretrained
         self.model_args = model_args or {}
@@ -108,14 +115,6 @@ class Classification(OptimizedModule):
         self.drop_path = drop_path
         self.patch_drop = patch_drop
         self.frozen = freeze
-        self.optimizer_name = optimizer
-        self.optimizer_args = optimizer_args or {}
-        self.lr = lr
-        self.layer_decay = layer_decay if layer_decay is not None else (0.75 if pretrained else 1.0)
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.schedule_args = schedule_arguments(schedule, schedule_args)
-        self.warmup_share = warmup_share
         self.loss_name = loss
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
@@ -262,9 +261,7 @@ class Classification(OptimizedModule):
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
         lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan)))
-        rates = {"lr": self.learning_rate, "layer_decay": self.layer_decay, "weight_decay": self.weight_decay}
-        lines.append(optimizer_line(self.optimizer_name, self.optimizer_args, **rates))
-        lines.append(schedule_line(self.schedule, self.schedule_args, warmup_share=self.warmup_share, monitor=self.monitor))
+        lines += self.optimization_lines()
         lines += loss_lines(self.loss_name, self.label_smoothing, self._weights_by_name())
         lines += mixing_lines(self.mixing, self.mix_off_share)
         lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))

@@ -8,8 +8,16 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.tasks.optimization import AskedOptions, check_same_groups, create_optimizer, fused_works
-from dropkey_cli.tasks.schedules import PlateauSchedule, create_schedule
+from dropkey_cli.tasks.optimization import (
+    AskedOptions,
+    check_optimizer,
+    check_same_groups,
+    create_optimizer,
+    fused_works,
+)
+from dropkey_cli.tasks.options import check_option, check_share
+from dropkey_cli.tasks.plan import optimizer_line, schedule_line
+from dropkey_cli.tasks.schedules import PlateauSchedule, create_schedule, schedule_arguments
 
 IMAGES_PER_BASE_STEP = 256
 BASE_LR = 5e-4
@@ -44,10 +52,43 @@ class OptimizedModule(LightningModule):
     _saved_groups: list[dict[str, Any]] | None = None
     _asked: AskedOptions | None = None
 
+    def set_optimization(
+        self,
+        *,
+        optimizer: str,
+        optimizer_args: dict[str, Any] | None,
+        lr: float | None,
+        layer_decay: float,
+        weight_decay: float,
+        schedule: str,
+        schedule_args: dict[str, Any] | None,
+        warmup_share: float,
+    ) -> None:
+        """Check and keep what a task's constructor was given; see the attributes.
+
+        Raises:
+            InputError: If a value cannot be.
+        """
+        check_option("lr", lr, lr is None or lr >= 0, "0 or more")
+        check_option("layer_decay", layer_decay, 0 < layer_decay <= 1, "a factor above 0, at most 1")
+        check_option("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
+        check_share("warmup_share", warmup_share)
+        check_optimizer(optimizer)
+        self.optimizer_name = optimizer
+        self.optimizer_args = optimizer_args or {}
+        self.lr = lr
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.schedule_args = schedule_arguments(schedule, schedule_args)
+        self.warmup_share = warmup_share
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
         """The optimizer with layer-wise learning rates, and the schedule per step."""
         assert self.network is not None, "configure_model comes first"
         steps, lr = self.num_steps, self.learning_rate
+        if self.schedule == "plateau" and self.trainer.limit_val_batches == 0:
+            raise InputError("schedule plateau goes by validation, which this run has none of: give another --model.schedule")
         optimizer = create_optimizer(
             self.network,
             self.optimizer_name,
@@ -87,6 +128,14 @@ class OptimizedModule(LightningModule):
             return self.lr
         images = self.data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
+
+    def optimization_lines(self) -> list[tuple[str, str]]:
+        """What the plan says of optimizer and schedule, as (name, text)."""
+        rates = {"lr": self.learning_rate, "layer_decay": self.layer_decay, "weight_decay": self.weight_decay}
+        return [
+            optimizer_line(self.optimizer_name, self.optimizer_args, **rates),
+            schedule_line(self.schedule, self.schedule_args, warmup_share=self.warmup_share, monitor=self.monitor),
+        ]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: ANN401 - timm's schedulers are not torch's
         """Timm's schedulers count steps themselves; others, such as stochastic weight averaging's, are Lightning's to call."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from timm.layers.patch_dropout import PatchDropout
+from timm.layers.patch_dropout import PatchDropout, PatchDropoutWithIndices
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -64,7 +64,9 @@ def create_network(
 
 def _drops(module: nn.Module, what: str) -> bool:
     if what == "patch_drop":
-        return isinstance(module, PatchDropout) or type(module).__name__.startswith("PatchDropout")
+        return isinstance(module, PatchDropout | PatchDropoutWithIndices) or bool(
+            getattr(module, "patch_drop_rate", 0)
+        )  # Hiera
     return bool(getattr(module, "drop_prob", 0))
 
 

@@ -17,10 +17,14 @@ from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.progress import ProgressLines
+from dropkey_cli.callbacks.weight_average import WeightAverage
+from dropkey_cli.data.dataset import Batch
 from dropkey_cli.data.digits import Digits
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.seeds import derived_seed
 from dropkey_cli.tasks.classification import Classification
+from dropkey_cli.tasks.mixing import BatchMixing
 from tests.tasks.fits import (
     PREPROCESSING,
     SIZE,
@@ -87,6 +91,90 @@ def test_label_smoothing_is_in_the_training_loss_only() -> None:
     smooth = 0.8 * plain - 0.2 * log_p.mean()
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(float(smooth), abs=1e-6)
     assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(plain), abs=1e-6)
+
+
+def one_step(logits: Tensor, labels: Tensor, **options: Any) -> dict[str, float]:  # noqa: ANN401 - the task's
+    """The metrics of a run of one training step, and of the validation after it."""
+    run = trainer(callbacks=[BatchSeeds(0)])
+    run.fit(task(Reader, dropkey=None, **options), Images(logits_as_images(logits), labels, batch_size=len(logits)))
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+
+
+@QUIET
+def test_class_weights_are_in_the_training_loss_only() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 1])
+    weights = [float(number) for number in range(10)]
+    metrics = one_step(logits, labels, label_smoothing=0.0, class_weights=weights)
+    losses = [-float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)]
+    assert metrics["train/loss"] == pytest.approx((losses[0] + 2 * losses[1] + 3 * losses[2] + losses[3]) / 4, abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(sum(losses) / 4, abs=1e-6)
+
+
+@QUIET
+def test_binary_cross_entropy_is_that_of_every_class() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 1])
+    p = logits.double().sigmoid()
+    right = torch.eye(10, dtype=torch.bool)[labels]
+    expected = -torch.where(right, p, 1 - p).log().mean()
+    metrics = one_step(logits, labels, loss="bce", label_smoothing=0.0)
+    assert metrics["train/loss"] == pytest.approx(float(expected), abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(float(expected), abs=1e-6)
+
+
+@QUIET
+def test_mixed_batches_are_scored_by_the_larger_part_and_validation_is_not_mixed() -> None:
+    logits, labels = torch.eye(10)[:8] * 5, torch.arange(8)
+    metrics = one_step(logits, labels, mixup=1.0, label_smoothing=0.0)
+    batch = Images(logits_as_images(logits), labels).examples
+    torch.manual_seed(derived_seed(0, 0, 0, 0))
+    given = Batch(
+        image=logits_as_images(logits), label=labels, index=labels, path=[each["path"] for each in batch], error=[""] * 8
+    )
+    mixed = BatchMixing(mixup=1.0)(given, num_classes=10)
+    mixed_logits = mixed["image"][:, 0].flatten(1)[:, :10].double()
+    assert metrics["train/loss"] == pytest.approx(
+        float(-(mixed["label"] * mixed_logits.log_softmax(1)).sum(1).mean()), abs=1e-6
+    )
+    larger = accuracy_score(mixed["label"].argmax(1).numpy(), mixed_logits.argmax(1).numpy())
+    assert metrics["train/acc1"] == pytest.approx(larger) == 1  # the larger logit is the larger part's
+    assert metrics["val/acc1"] == 1
+    assert metrics["val/loss"] == pytest.approx(float(-logits.log_softmax(1)[range(8), labels].mean()), abs=1e-6)
+
+
+class Labels(Classification):
+    """Notes the dimensions of the labels of each step."""
+
+    def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
+        seen.append(labels.ndim)
+        return super().loss(logits, labels, training=training)
+
+
+seen: list[int] = []
+
+
+@QUIET
+@pytest.mark.parametrize(("off", "dimensions"), [(0.0, [2] * 8), (0.25, [2] * 6 + [1] * 2), (1.0, [1] * 8)])
+def test_mixing_ends_before_the_run_does(off: float, dimensions: list[int]) -> None:
+    seen.clear()
+    run = trainer(limit_val_batches=0, max_epochs=2)
+    run.fit(task(Labels, cutmix=1.0, mix_off_share=off), random_data(16))
+    assert seen == dimensions
+
+
+def test_soft_labels_are_scored_by_the_larger_part() -> None:
+    labels = torch.tensor([[0.4, 0.6], [0.9, 0.1]])
+    assert task().metric_labels(labels).tolist() == [1, 0]
+    assert task().metric_labels(torch.tensor([1, 0])).tolist() == [1, 0]
+
+
+def test_probabilities_are_those_of_the_loss() -> None:
+    logits = torch.tensor([[1.0, -2.0, 0.5]])
+    sigmoids = logits.sigmoid()
+    torch.testing.assert_close(task().probabilities(logits), logits.softmax(1))
+    torch.testing.assert_close(task(loss="bce").probabilities(logits), sigmoids / sigmoids.sum())
 
 
 class EpochEnds(Callback):
@@ -198,7 +286,8 @@ def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> Non
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_no_step_waits_for_the_gpu() -> None:
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.8, "cutmix": 1.0, "erase_probability": 0.5, "class_weights": "balanced"}])
+def test_no_step_waits_for_the_gpu(recipe: dict[str, Any]) -> None:
     class Strict(Callback):
         """Makes it an error to wait for the GPU, but in the first step and in those that log."""
 
@@ -209,9 +298,9 @@ def test_no_step_waits_for_the_gpu() -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines()]
+    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines(), WeightAverage(0.9)]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
-    trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(), Digits(image_size=SIZE))
+    trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(**recipe), Digits(image_size=SIZE))
 
 
 def test_predictions_are_probabilities_in_float32() -> None:
@@ -234,6 +323,13 @@ def test_predictions_are_probabilities_in_float32() -> None:
         ("weight_decay", [-0.1]),
         ("warmup_share", [-0.1, 1.0]),
         ("label_smoothing", [-0.1, 1.0]),
+        ("drop_path", [-0.1, 1.0]),
+        ("patch_drop", [-0.1, 1.0]),
+        ("mixup", [-0.1]),
+        ("cutmix", [-0.1]),
+        ("mix_probability", [-0.1, 1.1]),
+        ("mix_off_share", [-0.1, 1.1]),
+        ("erase_probability", [-0.1, 1.1]),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, values: list[float]) -> None:

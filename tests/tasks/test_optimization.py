@@ -92,6 +92,7 @@ def small(name: str, module: nn.Module, **options: Any) -> torch.optim.Optimizer
 def test_every_optimizer_goes_on_bit_for_bit_from_a_file_of_its_state(name: str) -> None:
     module = Small()
     optimizer = small(name, module)
+    create_schedule(optimizer, "constant", lr=1e-2, steps=9, warmup_share=0.0)
     for seed in (1, 2):
         module.step(optimizer, seed)
     file = io.BytesIO()
@@ -99,7 +100,12 @@ def test_every_optimizer_goes_on_bit_for_bit_from_a_file_of_its_state(name: str)
     file.seek(0)
     copied = copy.deepcopy(module)
     resumed = small(name, copied)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
+    schedule = create_schedule(resumed, "constant", lr=1e-2, steps=9, warmup_share=0.0)
+    asked = AskedOptions(resumed, schedule)
+    state = torch.load(file, weights_only=True)
+    check_same_groups(state["param_groups"], resumed, layer_decay=1.0)
+    resumed.load_state_dict(state)
+    asked.restore(schedule, 2)
     for each, its in ((module, optimizer), (copied, resumed)):
         torch.manual_seed(0)
         each.step(its, 3)

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from dropkey_cli.callbacks.batch_seeds import BatchSeeds
+from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import InputError
+from dropkey_cli.tasks.classification import Classification
 from tests.tasks.fits import DEPTH, Rates, random_data, rates, task, trainer
 
 
@@ -98,3 +101,68 @@ def test_adamw_runs_as_one_kernel() -> None:
     run = trainer(limit_val_batches=0)
     run.fit(task(), random_data())
     assert [group["fused"] for group in run.optimizers[0].param_groups] == [True] * len(run.optimizers[0].param_groups)
+
+
+# Schedules in a run
+
+
+class Told(Classification):
+    """A task whose validations have the metrics of a list, by epoch."""
+
+    monitor = "val/told"
+    values = (0.3, 0.2, 0.1, 0.4, 0.3, 0.2)
+
+    def validation_step(self, batch: Batch, _batch_index: int) -> None:
+        self.log(self.monitor, self.values[self.current_epoch], batch_size=1)
+
+
+IMPATIENT = {"lr": 0.1, "warmup_share": 0.0, "schedule": "plateau", "schedule_args": {"patience": 1, "decay_rate": 0.5}}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_a_plateau_falls_after_the_validations_of_a_run() -> None:
+    recorded = Rates()
+    run = trainer(callbacks=[recorded], max_epochs=6, limit_val_batches=1, log_every_n_steps=1)
+    run.fit(task(Told, **IMPATIENT), random_data(8))
+    # Two batches an epoch; no new best in the second and third, the fifth and sixth
+    assert recorded.head == pytest.approx([0.1] * 6 + [0.05] * 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*callbacks used to create.*")
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "wsd", "step", "constant", "plateau"])
+def test_a_resumed_run_follows_every_schedule_as_if_uninterrupted(schedule: str, tmp_path: Path) -> None:
+    options = IMPATIENT if schedule == "plateau" else {"lr": 0.1, "schedule": schedule}
+    whole, resumed = Rates(), Rates()
+    runs = {"max_epochs": 5, "limit_val_batches": 1, "log_every_n_steps": 1}
+    trainer(callbacks=[BatchSeeds(0), whole], **runs).fit(task(Told, **options), random_data(8))
+    first = trainer(callbacks=[BatchSeeds(0)], **{**runs, "max_epochs": 2})
+    first.fit(task(Told, **options), random_data(8))
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    second = trainer(callbacks=[BatchSeeds(0), resumed], **runs)
+    second.fit(task(Told, **options), random_data(8), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed.steps == whole.steps[4:]
+
+
+def test_a_plateau_without_validation_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^schedule plateau goes by validation, .*give another --model\.schedule$"):
+        trainer(limit_val_batches=0).fit(task(schedule="plateau"), random_data())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+@pytest.mark.parametrize("name", ["sgd", "lamb", "lookahead_adamw", "muon"])
+def test_another_optimizer_trains(name: str) -> None:
+    run = trainer(limit_val_batches=0)
+    model = task(optimizer=name, lr=1e-3)
+    run.fit(model, random_data())
+    assert run.global_step == 2
+    assert model.optimization_lines()[0][1].lower().startswith(f"{name}, lr 0.001")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+def test_only_what_is_not_frozen_is_trained() -> None:
+    model = task(freeze="backbone", lr=0.1)
+    run = trainer(limit_val_batches=0)
+    run.fit(model, random_data())
+    trained = [parameter for group in run.optimizers[0].param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in trained} == {id(parameter) for parameter in model.network.head.parameters()}  # type: ignore[union-attr]
+    assert "0.00065 M of them trained (frozen: backbone" in dict(model.plan_lines())["model"]

@@ -46,4 +46,4 @@ class Patience(EarlyStopping):
             )
 
     def _validations(self) -> str:
-        return "validation" if self.patience == 1 else f"{self.patience} validations"
+        return f"{self.patience} validation{'s'[: self.patience != 1]}"

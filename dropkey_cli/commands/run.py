@@ -196,8 +196,9 @@ class RunCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
         if self.command == "fit":
+            recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
             self._keep_files(config, options)
-            callbacks = [*callbacks, *self._fit_callbacks(config, options)]
+            callbacks = [*callbacks, *self._fit_callbacks(config, options), *recipe]
             seed = yaml.safe_load(self.asked)["seed_everything"]
             config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
         else:
@@ -247,7 +248,6 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks = fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)
-        callbacks += recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             if config.get("limit_val_batches") != 0:  # without validation none is best

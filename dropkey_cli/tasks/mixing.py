@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.data.random_erasing import RandomErasing
@@ -87,7 +88,7 @@ def erased(images: Tensor, probability: float) -> Tensor:
         images: Normalised, so that noise of mean 0 and variance 1 looks like them.
         probability: Share of images that are erased.
     """
-    erase = RandomErasing(probability=probability, mode="pixel", device=images.device)
+    erase: Any = RandomErasing(probability=probability, mode="pixel", device=images.device)  # type: ignore[no-untyped-call]
     with _python_follows_torch():
         result: Tensor = erase(images.clone())
     return result

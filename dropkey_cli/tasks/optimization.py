@@ -5,13 +5,8 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from timm.optim import (
-    create_optimizer_v2,
-    get_optimizer_class,
-    list_optimizers,
-    param_groups_layer_decay,
-    param_groups_weight_decay,
-)
+from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Adam, Optimizer
@@ -28,7 +23,7 @@ OWN_OPTIONS = {"params": "", "lr": "lr", "weight_decay": "weight_decay"}
 
 def known_optimizers() -> list[str]:
     """The names that ``optimizer`` takes; some need a package of their own."""
-    return sorted({*list_optimizers(), *TORCH_ONLY} - SECOND_ORDER)
+    return sorted({*map(str, list_optimizers()), *TORCH_ONLY} - SECOND_ORDER)
 
 
 def check_optimizer(name: str) -> None:

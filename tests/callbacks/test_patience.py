@@ -24,7 +24,7 @@ def test_a_run_ends_after_so_many_validations_without_a_new_best(
     if best is None:
         assert out == ""
     else:
-        validations = "validation" if patience == 1 else f"{patience} validations"
+        validations = "1 validation" if patience == 1 else f"{patience} validations"
         assert out == f"stopped early: val/slope was not above {best:.4f} in the last {validations} (--patience)\n"
 
 

@@ -164,13 +164,19 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_bit_for_bit(moments: int, tm
 
 
 @pytest.mark.parametrize(
-    "strategy", [pytest.param("ddp", marks=forked), pytest.param("fsdp2", marks=[*forked, pytest.mark.slow])]
+    ("strategy", "recipe"),
+    [
+        pytest.param("ddp", [], marks=forked),
+        pytest.param("ddp", RECIPE, marks=[*forked, pytest.mark.slow]),
+        pytest.param("fsdp2", [], marks=[*forked, pytest.mark.slow]),
+        pytest.param("fsdp2", RECIPE[1:], marks=[*forked, pytest.mark.slow]),  # but for the EMA
+    ],
 )
-def test_two_processes_stop_together_and_go_on_bit_for_bit(strategy: str, tmp_path: Path) -> None:
+def test_two_processes_stop_together_and_go_on_bit_for_bit(strategy: str, recipe: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    words = [*FIT, f"--trainer.strategy={strategy}"]
+    words = [*FIT, *recipe, f"--trainer.strategy={strategy}"]
     assert run_on(2, words, whole) == [0, 0], log(whole)
 
     def interrupt_the_second() -> None:

@@ -100,7 +100,7 @@ def test_what_does_nothing_gives_the_batch_and_draws_nothing() -> None:
 def test_no_image_gets_a_part_of_padding_or_of_what_cannot_be_read(options: dict[str, float]) -> None:
     batch = numbered(7, unreadable=(1, 3), padding=2)
     kept = [0, 2, 4]
-    parts = {key: batch[key][kept] for key in ("image", "label", "index")}  # type: ignore[literal-required]
+    parts = {key: batch[key][kept] for key in ("image", "label", "index")}
     alone = Batch(**parts, path=[batch["path"][place] for place in kept], error=[""] * 3)  # type: ignore[typeddict-item]
     torch.manual_seed(3)
     result = BatchMixing(**options)(batch, num_classes=7)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import timm
-import timm.optim
 import torch
+from timm.optim.lion import Lion
+from timm.optim.lookahead import Lookahead
 from torch import nn
 
 from dropkey_cli.errors import InputError
@@ -115,7 +116,7 @@ def test_every_optimizer_goes_on_bit_for_bit_from_a_file_of_its_state(name: str)
     assert not torch.equal(Small().first.weight, module.first.weight)
 
 
-@pytest.mark.parametrize(("name", "cls"), [("SGD", torch.optim.SGD), ("lion", timm.optim.Lion), ("ASGD", torch.optim.ASGD)])
+@pytest.mark.parametrize(("name", "cls"), [("SGD", torch.optim.SGD), ("lion", Lion), ("ASGD", torch.optim.ASGD)])
 def test_names_are_timms_or_torchs_in_any_case(name: str, cls: type) -> None:
     check_optimizer(name)
     assert type(small(name, Small())) is cls
@@ -123,7 +124,7 @@ def test_names_are_timms_or_torchs_in_any_case(name: str, cls: type) -> None:
 
 def test_lookahead_is_a_prefix_as_in_timm() -> None:
     check_optimizer("lookahead_adamw")
-    assert isinstance(small("lookahead_adamw", Small()), timm.optim.Lookahead)
+    assert isinstance(small("lookahead_adamw", Small()), Lookahead)
 
 
 @pytest.mark.parametrize(

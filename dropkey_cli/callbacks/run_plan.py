@@ -10,7 +10,7 @@ from dropkey_cli.files import from_here
 
 
 class RunPlan(Callback):
-    """Prints the plan of a training run: what data and task say of themselves in ``plan_lines()``, devices, folder.
+    """Prints the plan of a training run: what data, task and callbacks say in ``plan_lines()``, devices, folder.
 
     Args:
         folder: The run's folder; None where nothing is kept.
@@ -31,7 +31,9 @@ class RunPlan(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the rest of the plan."""
         if trainer.is_global_zero:
-            _print([*getattr(pl_module, "plan_lines", list)(), *run_lines(trainer), ("run folder", str(self.folder or "none"))])
+            speakers = [pl_module, *getattr(trainer, "callbacks", [])]
+            told = [line for speaker in speakers for line in getattr(speaker, "plan_lines", list)()]
+            _print([*told, *run_lines(trainer), ("run folder", str(self.folder or "none"))])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is something to train."""

@@ -28,6 +28,7 @@ _NESTED = re.compile(r"^NestedArg\(key='[^']*', val=['\"]?(.*?)['\"]?\)$")
 _PLAIN_TYPES = {
     "NoneType": "null",
     "PositiveInt": "a whole number from 1",
+    "OpenUnitInterval": "a number between 0 and 1",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",

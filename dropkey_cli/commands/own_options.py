@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, OpenUnitInterval, PositiveInt
 
 EVERY = ("fit", "validate", "test", "predict")
 
@@ -38,6 +38,20 @@ OWN_OPTIONS = (
         Literal["stop", "skip"],
         "stop",
         "What a loss that is NaN or infinite does in fit: stop ends the run, skip leaves that step out.",
+        ("fit",),
+    ),
+    OwnOption(
+        "ema",
+        OpenUnitInterval | None,
+        None,
+        "Decay of a moving average of the weights, e.g. 0.9998, which fit validates and saves in their place.",
+        ("fit",),
+    ),
+    OwnOption(
+        "patience",
+        PositiveInt | None,
+        None,
+        "Validations without a new best after which fit ends (early stopping); there is one per epoch.",
         ("fit",),
     ),
     OwnOption(

@@ -40,6 +40,7 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    recipe_callbacks,
 )
 from dropkey_cli.errors import InputError, RunError
 
@@ -195,8 +196,9 @@ class RunCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
         if self.command == "fit":
+            recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
             self._keep_files(config, options)
-            callbacks = [*callbacks, *self._fit_callbacks(config, options)]
+            callbacks = [*callbacks, *self._fit_callbacks(config, options), *recipe]
             seed = yaml.safe_load(self.asked)["seed_everything"]
             config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
         else:

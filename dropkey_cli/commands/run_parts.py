@@ -14,11 +14,14 @@ from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.patience import Patience
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
+from dropkey_cli.callbacks.weight_average import WeightAverage
 from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.commands.own_options import own_options
+from dropkey_cli.errors import InputError
 from dropkey_cli.models.factory import image_config
 
 
@@ -56,6 +59,27 @@ def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal
         on_nonfinite_loss: What a loss that is no number does.
     """
     return [RunRecord(folder, asked), RunPlan(folder), DropRatioMonitor(folder), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
+
+
+def recipe_callbacks(options: Namespace, *, validates: bool) -> list[Callback]:
+    """What the options of a training run's recipe add to it: averaged weights, early stopping.
+
+    Args:
+        options: Those of fit, its classes instantiated.
+        validates: Whether the run validates.
+
+    Raises:
+        InputError: If early stopping has nothing to go by.
+    """
+    # Plain numbers: a restricted one in a checkpoint could not be loaded safely
+    callbacks: list[Callback] = [] if options.ema is None else [WeightAverage(float(options.ema))]
+    if options.patience is not None:
+        monitor = getattr(options.model, "monitor", None)
+        if monitor is None or not validates:
+            reason = "this run has no validation" if not validates else f"{type(options.model).__name__} names no monitor"
+            raise InputError(f"--patience {options.patience} goes by validation, but {reason}: leave it out")
+        callbacks.append(Patience(monitor, int(options.patience)))
+    return callbacks
 
 
 def default_precision() -> str:

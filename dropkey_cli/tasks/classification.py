@@ -1,49 +1,64 @@
 """Image classification: one class per image."""
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from lightning import LightningModule
-from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from dropkey_cli.data.dataset import Batch, counted
-from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
-from dropkey_cli.models.factory import create_model, describe_weights, image_config
+from dropkey_cli.models.factory import describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
+from dropkey_cli.tasks.losses import binary_cross_entropy, class_weights_of, cross_entropy, normalized_sigmoid
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
-from dropkey_cli.tasks.optimization import AskedOptions, create_adamw, create_cosine
+from dropkey_cli.tasks.mixing import BatchMixing
+from dropkey_cli.tasks.network import checkpoint_gradients, create_network, freeze_weights
+from dropkey_cli.tasks.optimized import OptimizedModule
+from dropkey_cli.tasks.options import check_option, check_share
+from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line
 
-IMAGES_PER_BASE_STEP = 256
-BASE_LR = 5e-4
 
-
-class Classification(LightningModule):
+class Classification(OptimizedModule):
     """A timm vision transformer with DropKey that learns one class per image.
 
     Attributes:
         monitor: The metric whose highest value marks the best checkpoint.
+        monitor_meaning: What it is, for the plan.
 
     Args:
         model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
         pretrained: Start from timm's pretrained weights; false trains from scratch.
-        model_args: Further arguments of the network's constructor, e.g. {"drop_path_rate": 0.1}.
+        model_args: Further arguments of the network's constructor, e.g. {"patch_size": 8}.
         dropkey: How keys are dropped in training; null trains without DropKey.
-        lr: Learning rate after warm-up; by default 5e-4 times the images per optimizer step over 256.
+        drop_path: Stochastic depth in training, the last block's rate; by default the network's own, mostly none.
+        patch_drop: Share of the patches left out of each image in training; by default the network's own, none.
+        freeze: Weights that are not trained: backbone for all but the classifier, or names such as [patch_embed, blocks.0].
+        optimizer: Name of an optimizer of timm or torch, e.g. adamw, lamb, lion, muon, sgd.
+        optimizer_args: Further arguments of the optimizer, e.g. {"betas": [0.9, 0.95]}.
+        lr: Learning rate after warm-up; by default 5e-4 (right for AdamW) times the images per optimizer step over 256.
         layer_decay: Factor on the learning rate from each layer to the one before it, in (0, 1]; by default 0.75 for
             pretrained weights and 1 from scratch.
-        weight_decay: AdamW's weight decay; biases and norms have none.
-        warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1); a cosine to 0 follows.
+        weight_decay: The optimizer's weight decay (SGD takes about 1e-4); biases and norms have none.
+        schedule: The learning rate after warm-up; plateau lets it fall when validation does not improve.
+        schedule_args: The schedule's own, e.g. {"min_lr": 1e-6} (cosine, poly, wsd, plateau), {"power": 2} (poly),
+            {"decay_share": 0.2} (wsd), {"milestones": [0.5, 0.75], "decay_rate": 0.1} (step), {"patience": 5} (plateau).
+        warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1).
+        loss: cross_entropy, or bce: one binary cross-entropy per class, as in DeiT III.
         label_smoothing: Probability given to all the wrong classes together in the training loss, in [0, 1).
+        class_weights: Weight of each class in the training loss: balanced counts all classes the same, or a list.
+        mixup: Alpha of mixup, which blends pairs of images, e.g. 0.8; 0 is off.
+        cutmix: Alpha of cutmix, which pastes a part of another image, e.g. 1.0; 0 is off. With both, batches take turns.
+        mix_probability: Share of the batches that mixup and cutmix change.
+        mix_off_share: Share of all steps, at the end, without mixup and cutmix.
+        erase_probability: Share of training images in which a random rectangle becomes noise (random erasing).
+        grad_checkpointing: Take less memory and about a third more time: activations are computed twice.
         compile: Compile the network in fit: later steps are faster on a GPU, the first takes a minute or so.
     """
 
     monitor = "val/balanced_acc"
+    monitor_meaning = "the mean over classes (val/acc1 where they are even)"
 
     def __init__(
         self,
@@ -52,35 +67,65 @@ class Classification(LightningModule):
         pretrained: bool = True,
         model_args: dict[str, Any] | None = None,
         dropkey: DropKeySettings | None = DropKeySettings(),  # noqa: B008 - frozen
+        drop_path: float | None = None,
+        patch_drop: float | None = None,
+        freeze: Literal["backbone"] | list[str] | None = None,
+        optimizer: str = "adamw",
+        optimizer_args: dict[str, Any] | None = None,
         lr: float | None = None,
         layer_decay: float | None = None,
         weight_decay: float = 0.05,
+        schedule: Literal["cosine", "poly", "wsd", "step", "plateau", "constant"] = "cosine",
+        schedule_args: dict[str, Any] | None = None,
         warmup_share: float = 0.1,
+        loss: Literal["cross_entropy", "bce"] = "cross_entropy",
         label_smoothing: float = 0.1,
+        class_weights: Literal["balanced"] | list[float] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        mix_off_share: float = 0.0,
+        erase_probability: float = 0.0,
+        grad_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        _check("lr", lr, lr is None or lr >= 0, "0 or more")
-        _check("layer_decay", layer_decay, layer_decay is None or 0 < layer_decay <= 1, "a factor above 0, at most 1")
-        _check("weight_decay", weight_decay, weight_decay >= 0, "0 or more")
-        _check("warmup_share", warmup_share, 0 <= warmup_share < 1, "a share from 0 up to, but not including, 1")
-        _check("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "a share from 0 up to, but not including, 1")
+        self.set_optimization(
+            optimizer=optimizer,
+            optimizer_args=optimizer_args,
+            lr=lr,
+            layer_decay=layer_decay if layer_decay is not None else (0.75 if pretrained else 1.0),
+            weight_decay=weight_decay,
+            schedule=schedule,
+            schedule_args=schedule_args,
+            warmup_share=warmup_share,
+        )
+        check_share("label_smoothing", label_smoothing)
+        for name, rate in (("drop_path", drop_path), ("patch_drop", patch_drop)):
+            check_share(name, rate or 0.0)
+        shares = {"mix_probability": mix_probability, "mix_off_share": mix_off_share, "erase_probability": erase_probability}
+        for name, share in shares.items():
+            check_share(name, share, including_1=True)
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            check_option(name, alpha, alpha >= 0, "0 or more")
         self.model_name = model_name
         self.pretrained = pretrained
         self.model_args = model_args or {}
         self.dropkey = dropkey
-        self.lr = lr
-        self.layer_decay = layer_decay if layer_decay is not None else (0.75 if pretrained else 1.0)
-        self.weight_decay = weight_decay
-        self.warmup_share = warmup_share
+        self.drop_path = drop_path
+        self.patch_drop = patch_drop
+        self.frozen = freeze
+        self.loss_name = loss
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.mixing = BatchMixing(mixup, cutmix, mix_probability, erase_probability)
+        self.mix_off_share = mix_off_share
+        self.grad_checkpointing = grad_checkpointing
         self.compiled = compile
         self.network: nn.Module | None = None
         self.dropkey_plan: DropKeyPlan | None = None
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
-        self._num_saved_groups: int | None = None
-        self._asked: AskedOptions | None = None
 
     def configure_model(self) -> None:
         """Build the network for the data's classes and image size, and patch DropKey in."""
@@ -91,20 +136,36 @@ class Classification(LightningModule):
         # Weights that a checkpoint replaces are not fetched.
         pretrained = self.pretrained and self.trainer.ckpt_path is None
         num_classes = len(data.class_names)
-        self.network = create_model(
-            self.model_name, num_classes=num_classes, image_size=size, pretrained=pretrained, model_args=self.model_args
+        self.network = create_network(
+            self.model_name,
+            num_classes=num_classes,
+            image_size=size,
+            pretrained=pretrained,
+            model_args=self.model_args,
+            drop_path=self.drop_path,
+            patch_drop=self.patch_drop,
         )
         if self.dropkey is not None:
             images = torch.empty(2, 3, size, size, device="meta")
             with self.trainer.profiler.profile("apply_dropkey"):  # type: ignore[attr-defined]  # Lightning sets it
                 self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
-        if self.compiled and self.trainer.training:  # a few images are classified before a compiler is done
-            self.network.compile()  # in place: the names of the weights stay
+        if self.trainer.training:
+            self._prepare_training(self.network)
         for stage in ("train", "val", "test"):
             self.metrics[f"{stage}_metrics"] = self.create_metrics(stage, num_classes)
         sum_dtype = torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64
         for stage in ("val", "test"):
             self.metrics[f"{stage}_loss"] = MeanLoss(sum_dtype)
+
+    def _prepare_training(self, network: nn.Module) -> None:
+        freeze_weights(network, self.frozen)
+        if self.grad_checkpointing:
+            checkpoint_gradients(network, self.model_name)
+        if self.compiled:  # not otherwise: a few images are classified before a compiler is done
+            network.compile()  # in place: the names of the weights stay
+        if self.class_weights is not None:
+            weights = class_weights_of(self.class_weights, self.data)
+            self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits.
@@ -122,7 +183,10 @@ class Classification(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
-        """Loss of one batch."""
+        """Loss of one batch, erased and mixed."""
+        if self.mixing.acts:
+            mix = not self.mix_off_share or self.global_step < (1 - self.mix_off_share) * self.num_steps
+            batch = self.mixing(batch, num_classes=len(self.data.class_names), mix=mix)
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
@@ -139,15 +203,25 @@ class Classification(LightningModule):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What prediction gives for logits (B, K), in [0, 1]."""
-        return logits.float().softmax(-1)
+        return normalized_sigmoid(logits) if self.loss_name == "bce" else logits.float().softmax(-1)
 
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""
         return classification_metrics(stage, num_classes)
 
     def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
-        """Mean loss () of logits (B, K)."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
+        """Mean loss () of logits (B, K) for class indices (B,) or shares of the classes (B, K)."""
+        function = binary_cross_entropy if self.loss_name == "bce" else cross_entropy
+        weights = getattr(self, "loss_weights", None) if training else None
+        return function(logits, labels, smoothing=self.label_smoothing if training else 0.0, weights=weights)
+
+    def _weights_by_name(self) -> dict[str, float] | None:
+        weights = getattr(self, "loss_weights", None)
+        return None if weights is None else dict(zip(self.data.class_names, weights.tolist(), strict=True))
+
+    def metric_labels(self, labels: Tensor) -> Tensor:
+        """The labels as the metrics take them: where classes are mixed, the index of the one with the largest share."""
+        return labels.argmax(1) if labels.ndim == 2 else labels
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
@@ -159,7 +233,7 @@ class Classification(LightningModule):
         loss = self.loss(logits, labels, training=training) if kept else logits.sum()
         metrics = self.metrics[f"{stage}_metrics"]
         if kept:
-            metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
+            metrics.update(logits.detach(), self.metric_labels(labels))  # type: ignore[operator]  # a MetricCollection
         if training:
             # Without prog_bar, for which Lightning would read the values at every step and wait for the device
             self.log("train/loss", loss, batch_size=len(labels))
@@ -172,48 +246,6 @@ class Classification(LightningModule):
             self._epoch_logged = self.current_epoch if training else self._epoch_logged
         return loss
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
-        """AdamW with layer-wise learning rates, and timm's cosine schedule per step."""
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < math.inf:
-            raise InputError(
-                f"the trainer options give {steps} optimizer steps: give --trainer.max_epochs or --trainer.max_steps, 1 or more"
-            )
-        assert self.network is not None, "configure_model comes first"
-        optimizer = create_adamw(
-            self.network, lr=self.learning_rate, weight_decay=self.weight_decay, layer_decay=self.layer_decay, fused=self.fused
-        )
-        num_groups, saved = len(optimizer.param_groups), self._num_saved_groups
-        if saved not in (None, num_groups):
-            raise InputError(
-                f"the checkpoint's optimizer has {saved} groups of weights, layer_decay {self.layer_decay:g} gives "
-                f"{num_groups}: leave out --model.layer_decay and --model.pretrained to take the checkpoint's"
-            )
-        scheduler = create_cosine(optimizer, lr=self.learning_rate, steps=int(steps), warmup_share=self.warmup_share)
-        self._asked = AskedOptions(optimizer, scheduler)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    @property
-    def fused(self) -> bool:
-        """Whether AdamW runs as one kernel: where torch has it; Lightning clips no gradients before it in mixed precision."""
-        clips = bool(self.trainer.gradient_clip_val) and self.trainer.precision.endswith("-mixed")
-        on_device = self.trainer.strategy.root_device.type in ("cpu", "cuda", "mps")
-        return on_device and self.trainer.precision != "16-mixed" and not clips
-
-    @property
-    def data(self) -> Any:  # noqa: ANN401 - any LightningDataModule with class_names, preprocessing and batch_size
-        """The trainer's data."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate after warm-up, for the number of images in one optimizer step."""
-        if self.lr is not None:
-            return self.lr
-        data = self.data
-        images = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return BASE_LR * float(images) / IMAGES_PER_BASE_STEP
-
     def weights_line(self) -> tuple[str, str]:
         """The weights that training starts from, as (name, text): known before anything is fetched."""
         if self.trainer.ckpt_path is not None:
@@ -221,40 +253,28 @@ class Classification(LightningModule):
         return "weights", describe_weights(self.model_name, self.model_args) if self.pretrained else "from scratch"
 
     def plan_lines(self) -> list[tuple[str, str]]:
-        """What a user should know before training, as (name, text): network, weights, DropKey, learning rate."""
+        """What a user should know before training, as (name, text): network, weights, DropKey, recipe."""
         assert self.network is not None, "configure_model comes first"
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters")]
+        lines = [network_line(self.network, self.model_name, self.frozen)]
         size = self.data.preprocessing.image_size
         native = image_config(self.model_name).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
-        dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan)
-        optimizer = f"AdamW, lr {self.learning_rate:.3g}, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}"
-        best = "the checkpoint with the highest val/balanced_acc, the mean over classes (val/acc1 where they are even)"
-        lines += [("DropKey", dropkey), ("optimizer", optimizer), ("best", best)]
+        lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan)))
+        lines += self.optimization_lines()
+        lines += loss_lines(self.loss_name, self.label_smoothing, self._weights_by_name())
+        lines += mixing_lines(self.mixing, self.mix_off_share)
+        lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: ANN401 - timm's schedulers are not torch's
-        """Timm's schedulers count steps themselves; others, such as stochastic weight averaging's, are Lightning's to call."""
-        if isinstance(scheduler, Scheduler):
-            scheduler.step_update(self.global_step)
-        else:
-            super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, as plain data, all that prediction needs besides the weights."""
         checkpoint.setdefault("dropkey", {}).update(self.describe())
 
-    def on_train_start(self) -> None:
-        """Let a resumed run go on by the rate, schedule and decay that are asked for now, not by the checkpoint's."""
-        if self.trainer.ckpt_path is not None and self._asked is not None:
-            self._asked.restore(self.lr_schedulers(), self.global_step)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network."""
         check_same_network(checkpoint, self.describe(), self.state_dict())
-        self._num_saved_groups = next((len(state["param_groups"]) for state in checkpoint.get("optimizer_states") or []), None)
+        self._saved_groups = next((state["param_groups"] for state in checkpoint.get("optimizer_states") or []), None)
 
     def describe(self) -> dict[str, Any]:
         """What the network is and expects, as plain data."""
@@ -265,8 +285,3 @@ class Classification(LightningModule):
             preprocessing=self.data.preprocessing,
             dropkey=self.dropkey,
         )
-
-
-def _check(name: str, value: float | None, accepted: bool, expected: str) -> None:
-    if not accepted:
-        raise InputError(f"{name} is {value!r}; expected {expected}; give --model.{name}")

@@ -44,10 +44,12 @@ def test_plan_in_the_order_in_which_it_is_known(capsys: pytest.CaptureFixture[st
     plan = RunPlan(Path("runs/a/version_0"))
     plan.setup(trainer(), task, "fit")  # before the network is built, or anything fetched
     assert capsys.readouterr().out == "data        3 classes\nweights     from scratch\n"
-    plan.on_fit_start(trainer(), task)
+    callbacks = [Talks(("EMA", "averaged")), object()]
+    plan.on_fit_start(trainer(callbacks=callbacks), task)
     assert capsys.readouterr().out.splitlines() == [
         "model       a vit",
         "            resampled",
+        "EMA         averaged",
         "training    2 epochs, 8 optimizer steps",
         "device      4 × cpu (DDPStrategy), precision 32-true",
         "run folder  runs/a/version_0",

@@ -157,7 +157,7 @@ def test_help_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_callbacks_that_end_a_run_or_keep_files_are_left_out(run: Callable[..., tuple[Any, str]]) -> None:
-    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--patience=1"]
     keep = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks+=LearningRateMonitor"]
     figures, _ = run("--steps=2", "--warmup=1", "--trainer.log_every_n_steps=1", *stop, *keep)
     assert figures["images_per_second"] > 0

@@ -45,7 +45,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
     assert "last.ckpt" in names
     for name in names:
         one, other = (torch.load(folder / RUN / "checkpoints" / name, weights_only=True) for folder in (found, expected))
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "dropkey", "metric_states"):
+        keys = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "dropkey", "metric_states"]
+        for key in (*keys, "current_model_state", "averaging_state"):
             assert same(one.get(key), other.get(key)), (name, key)
     for name in ("metrics.csv", "drop_ratio.csv", "drop_ratio.png", "config.yaml"):
         assert (found / RUN / name).read_bytes() == (expected / RUN / name).read_bytes(), name
@@ -56,12 +57,20 @@ def assert_same_run(found: Path, expected: Path) -> None:
 # Bit for bit
 
 EMA = "--trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.9}}]"
+RECIPE = [
+    "--ema=0.9", "--patience=9", "--trainer.val_check_interval=2",
+    "--model.schedule=plateau", "--model.schedule_args={patience: 0, decay_rate: 0.5}", "--model.warmup_share=0",
+    "--model.optimizer=lamb", "--model.mixup=0.8", "--model.cutmix=1", "--model.mix_off_share=0.25",
+    "--model.erase_probability=0.3", "--model.loss=bce", "--model.class_weights=balanced",
+    "--model.drop_path=0.1", "--model.patch_drop=0.25", "--model.grad_checkpointing=true", "--model.freeze=[patch_embed]",
+]  # fmt: skip
 VARIANTS = {
     "plain": [],
     "workers, two validations per epoch": ["--data.num_workers=2", "--trainer.val_check_interval=3"],
     "accumulated gradients, clipped, bfloat16, EMA": [
         "--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=1", "--trainer.precision=bf16-mixed", EMA,
     ],
+    "a whole recipe": RECIPE,
     "no validation": ["--trainer.limit_val_batches=0"],
     "every second epoch": ["--trainer.check_val_every_n_epoch=2"],
     "drop path and key masks": ["--model.model_args.drop_path_rate=0.2", "--model.dropkey.structure=key"],
@@ -74,6 +83,7 @@ VARIANTS = {
     ],
 }  # fmt: skip
 SLOW = {
+    "a whole recipe",
     "gradients accumulated from the second epoch on",
     "every second epoch",
     "no validation",
@@ -154,13 +164,19 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_bit_for_bit(moments: int, tm
 
 
 @pytest.mark.parametrize(
-    "strategy", [pytest.param("ddp", marks=forked), pytest.param("fsdp2", marks=[*forked, pytest.mark.slow])]
+    ("strategy", "recipe"),
+    [
+        pytest.param("ddp", [], marks=forked),
+        pytest.param("ddp", RECIPE, marks=[*forked, pytest.mark.slow]),
+        pytest.param("fsdp2", [], marks=[*forked, pytest.mark.slow]),
+        pytest.param("fsdp2", RECIPE[1:], marks=[*forked, pytest.mark.slow]),  # but for the EMA
+    ],
 )
-def test_two_processes_stop_together_and_go_on_bit_for_bit(strategy: str, tmp_path: Path) -> None:
+def test_two_processes_stop_together_and_go_on_bit_for_bit(strategy: str, recipe: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    words = [*FIT, f"--trainer.strategy={strategy}"]
+    words = [*FIT, *recipe, f"--trainer.strategy={strategy}"]
     assert run_on(2, words, whole) == [0, 0], log(whole)
 
     def interrupt_the_second() -> None:

@@ -1,14 +1,28 @@
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
+from dropkey_cli.callbacks.patience import Patience
+from dropkey_cli.callbacks.weight_average import WeightAverage
 from dropkey_cli.commands.metrics_log import MetricsLog
-from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers
+from dropkey_cli.commands.run_parts import (
+    default_precision,
+    fill_image_options,
+    first_callbacks,
+    loggers,
+    recipe_callbacks,
+)
+from dropkey_cli.errors import InputError
+from tests.commands.conftest import SHORT_FIT, Dropkey
 
 
 def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
@@ -46,3 +60,78 @@ def test_metrics_csv_stands_beside_the_loggers_that_are_named(tmp_path: Path) ->
         assert len(made) == kinds
         assert isinstance(made[0], MetricsLog)
     assert loggers(False, tmp_path) is False
+
+
+def recipe(ema: float | None, patience: int | None, monitor: str | None = "val/acc1") -> Any:  # noqa: ANN401 - parsed options
+    task = SimpleNamespace() if monitor is None else SimpleNamespace(monitor=monitor)
+    return SimpleNamespace(ema=ema, patience=patience, model=task)
+
+
+def test_averaging_and_early_stopping_only_where_asked() -> None:
+    assert recipe_callbacks(recipe(None, None), validates=True) == []
+    [average, patience] = recipe_callbacks(recipe(OpenUnitInterval(0.9), PositiveInt(3)), validates=True)
+    assert isinstance(average, WeightAverage)
+    assert isinstance(patience, Patience)
+    assert (average.decay, patience.patience, patience.monitor) == (0.9, 3, "val/acc1")
+    assert type(patience.patience) is int  # another type in a checkpoint could not be loaded safely
+
+
+@pytest.mark.parametrize(
+    ("validates", "monitor", "reason"), [(False, "val/acc1", "this run has no validation"), (True, None, "names no monitor")]
+)
+def test_patience_without_anything_to_wait_for_is_refused(validates: bool, monitor: str | None, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"^--patience 3 goes by validation, but .*{reason}: leave it out$"):
+        recipe_callbacks(recipe(None, 3, monitor), validates=validates)
+
+
+RECIPE_FIT = (
+    *SHORT_FIT,
+    "--ema=0.9",
+    "--patience=1",
+    "--model.lr=1e-9",
+    "--trainer.max_epochs=4",
+    "--trainer.limit_val_batches=2",
+)
+
+
+def test_a_run_with_an_average_validates_saves_and_predicts_it_and_ends_early(dropkey: Dropkey) -> None:
+    outcome = dropkey(*RECIPE_FIT)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert "EMA         the weights' moving average (decay 0.9, warmed up) is what is validated and saved" in lines
+    assert "patience    ends after 1 validation without a higher val/balanced_acc" in lines
+    stopped = next(line for line in lines if line.startswith("stopped early"))
+    assert stopped.endswith("in the last 1 validation (--patience)")
+    assert [line.split()[0] for line in lines[-3:]] == ["stopped", "best", "next:"]
+    best = torch.load(next(Path("runs").rglob("best.ckpt")), weights_only=True)
+    assert not torch.equal(best["state_dict"]["network.head.weight"], best["current_model_state"]["network.head.weight"])
+    again = dropkey("fit", "--resume", "last")
+    assert again.code == 0, again.err
+    assert [line for line in again.out.splitlines() if line.startswith(("epoch", "stopped"))] == [stopped]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ema=1.5"], "ema '1.5' is not valid: expected a number between 0 and 1 or null"),
+        (["--patience=0"], "patience '0' is not valid: expected a whole number from 1 or null"),
+        (
+            ["--patience=2", "--trainer.limit_val_batches=0"],
+            "--patience 2 goes by validation, but this run has no",
+        ),
+        (
+            ["--model.optimizer=adamww"],
+            "optimizer is 'adamww'; expected one of timm's or torch's such as adamw, lamb or sgd",
+        ),
+        (
+            ["--model.schedule=cosin"],
+            "model.schedule 'cosin' is not valid: expected cosine, poly, wsd, step, plateau, constant",
+        ),
+        (["--model.schedule_args={minlr: 1}"], "schedule_args has 'minlr', which cosine does not take; expected min_lr"),
+        (["--model.freeze=[block.0]"], "freeze has 'block.0', which no weight's name matches"),
+        (["--model.class_weights=[1, 2]"], "class_weights is [1.0, 2.0]; expected 10 numbers from 0"),
+        (["--model.mixup=-1"], "mixup is -1.0; expected 0 or more; give --model.mixup"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line(words: list[str], said: str, refused: Callable[..., str]) -> None:
+    assert refused(*SHORT_FIT, *words).startswith(said)

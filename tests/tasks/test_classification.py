@@ -2,90 +2,39 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.progress import ProgressLines
-from dropkey_cli.data.dataset import Example
+from dropkey_cli.callbacks.weight_average import WeightAverage
+from dropkey_cli.data.dataset import Batch
 from dropkey_cli.data.digits import Digits
-from dropkey_cli.data.preprocessing import Preprocessing
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.seeds import derived_seed
 from dropkey_cli.tasks.classification import Classification
-
-SIZE = 32
-DEPTH = 3
-PREPROCESSING = Preprocessing(SIZE, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.95)
-
-
-class Images(LightningDataModule):
-    """Images and labels from memory, in order, as one split for every stage."""
-
-    def __init__(self, images: Tensor, labels: Tensor, *, batch_size: int = 4, num_classes: int = 10) -> None:
-        super().__init__()
-        self.examples = [
-            Example(image=image, label=int(label), index=index, path=str(index), error="")
-            for index, (image, label) in enumerate(zip(images, labels, strict=True))
-        ]
-        self.batch_size = batch_size
-        self.class_names = [str(number) for number in range(num_classes)]
-        self.preprocessing = PREPROCESSING
-
-    def train_dataloader(self) -> DataLoader[Example]:
-        return DataLoader(self.examples, batch_size=self.batch_size)  # type: ignore[arg-type]  # a list will do
-
-    def val_dataloader(self) -> DataLoader[Example]:
-        return self.train_dataloader()
-
-    def test_dataloader(self) -> DataLoader[Example]:
-        return self.train_dataloader()
-
-
-class Reader(Classification):
-    """Takes the first K pixels of an image as its logits, so that a test says what the network answers."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        assert self.network is not None
-        unused = sum(parameter.sum() * 0 for parameter in self.network.parameters())
-        num_classes = len(self.trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it
-        return images[:, 0].flatten(1)[:, :num_classes] + unused
-
-
-def task(cls: type[Classification] = Classification, **options: Any) -> Classification:  # noqa: ANN401 - any option
-    model_args = {"depth": DEPTH, **options.pop("model_args", {})}
-    return cls("test_vit", **{"pretrained": False, **options}, model_args=model_args)
-
-
-def trainer(**options: Any) -> Trainer:  # noqa: ANN401 - any option
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
-    return Trainer(**{**quiet, **defaults, **options})
-
-
-def random_data(num_images: int = 8, **options: int) -> Images:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(num_images, 3, SIZE, SIZE, generator=generator)
-    return Images(images, torch.randint(0, 10, (num_images,), generator=generator), **options)
-
-
-def logits_as_images(logits: Tensor) -> Tensor:
-    images = torch.zeros(len(logits), 3, SIZE * SIZE)
-    images[:, 0, : logits.shape[1]] = logits
-    return images.reshape(-1, 3, SIZE, SIZE)
-
+from dropkey_cli.tasks.mixing import BatchMixing
+from tests.tasks.fits import (
+    PREPROCESSING,
+    SIZE,
+    Images,
+    Reader,
+    logits_as_images,
+    random_data,
+    task,
+    trainer,
+)
 
 # Metrics
 
@@ -142,6 +91,90 @@ def test_label_smoothing_is_in_the_training_loss_only() -> None:
     smooth = 0.8 * plain - 0.2 * log_p.mean()
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(float(smooth), abs=1e-6)
     assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(plain), abs=1e-6)
+
+
+def one_step(logits: Tensor, labels: Tensor, **options: Any) -> dict[str, float]:  # noqa: ANN401 - the task's
+    """The metrics of a run of one training step, and of the validation after it."""
+    run = trainer(callbacks=[BatchSeeds(0)])
+    run.fit(task(Reader, dropkey=None, **options), Images(logits_as_images(logits), labels, batch_size=len(logits)))
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+QUIET = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
+
+
+@QUIET
+def test_class_weights_are_in_the_training_loss_only() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 1])
+    weights = [float(number) for number in range(10)]
+    metrics = one_step(logits, labels, label_smoothing=0.0, class_weights=weights)
+    losses = [-float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)]
+    assert metrics["train/loss"] == pytest.approx((losses[0] + 2 * losses[1] + 3 * losses[2] + losses[3]) / 4, abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(sum(losses) / 4, abs=1e-6)
+
+
+@QUIET
+def test_binary_cross_entropy_is_that_of_every_class() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 1])
+    p = logits.double().sigmoid()
+    right = torch.eye(10, dtype=torch.bool)[labels]
+    expected = -torch.where(right, p, 1 - p).log().mean()
+    metrics = one_step(logits, labels, loss="bce", label_smoothing=0.0)
+    assert metrics["train/loss"] == pytest.approx(float(expected), abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(float(expected), abs=1e-6)
+
+
+@QUIET
+def test_mixed_batches_are_scored_by_the_larger_part_and_validation_is_not_mixed() -> None:
+    logits, labels = torch.eye(10)[:8] * 5, torch.arange(8)
+    metrics = one_step(logits, labels, mixup=1.0, label_smoothing=0.0)
+    batch = Images(logits_as_images(logits), labels).examples
+    torch.manual_seed(derived_seed(0, 0, 0, 0))
+    given = Batch(
+        image=logits_as_images(logits), label=labels, index=labels, path=[each["path"] for each in batch], error=[""] * 8
+    )
+    mixed = BatchMixing(mixup=1.0)(given, num_classes=10)
+    mixed_logits = mixed["image"][:, 0].flatten(1)[:, :10].double()
+    assert metrics["train/loss"] == pytest.approx(
+        float(-(mixed["label"] * mixed_logits.log_softmax(1)).sum(1).mean()), abs=1e-6
+    )
+    larger = accuracy_score(mixed["label"].argmax(1).numpy(), mixed_logits.argmax(1).numpy())
+    assert metrics["train/acc1"] == pytest.approx(larger) == 1  # the larger logit is the larger part's
+    assert metrics["val/acc1"] == 1
+    assert metrics["val/loss"] == pytest.approx(float(-logits.log_softmax(1)[range(8), labels].mean()), abs=1e-6)
+
+
+class Labels(Classification):
+    """Notes the dimensions of the labels of each step."""
+
+    def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
+        seen.append(labels.ndim)
+        return super().loss(logits, labels, training=training)
+
+
+seen: list[int] = []
+
+
+@QUIET
+@pytest.mark.parametrize(("off", "dimensions"), [(0.0, [2] * 8), (0.25, [2] * 6 + [1] * 2), (1.0, [1] * 8)])
+def test_mixing_ends_before_the_run_does(off: float, dimensions: list[int]) -> None:
+    seen.clear()
+    run = trainer(limit_val_batches=0, max_epochs=2)
+    run.fit(task(Labels, cutmix=1.0, mix_off_share=off), random_data(16))
+    assert seen == dimensions
+
+
+def test_soft_labels_are_scored_by_the_larger_part() -> None:
+    labels = torch.tensor([[0.4, 0.6], [0.9, 0.1]])
+    assert task().metric_labels(labels).tolist() == [1, 0]
+    assert task().metric_labels(torch.tensor([1, 0])).tolist() == [1, 0]
+
+
+def test_probabilities_are_those_of_the_loss() -> None:
+    logits = torch.tensor([[1.0, -2.0, 0.5]])
+    sigmoids = logits.sigmoid()
+    torch.testing.assert_close(task().probabilities(logits), logits.softmax(1))
+    torch.testing.assert_close(task(loss="bce").probabilities(logits), sigmoids / sigmoids.sum())
 
 
 class EpochEnds(Callback):
@@ -253,7 +286,8 @@ def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> Non
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_no_step_waits_for_the_gpu() -> None:
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.8, "cutmix": 1.0, "erase_probability": 0.5, "class_weights": "balanced"}])
+def test_no_step_waits_for_the_gpu(recipe: dict[str, Any]) -> None:
     class Strict(Callback):
         """Makes it an error to wait for the GPU, but in the first step and in those that log."""
 
@@ -264,9 +298,9 @@ def test_no_step_waits_for_the_gpu() -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines()]
+    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines(), WeightAverage(0.9)]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
-    trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(), Digits(image_size=SIZE))
+    trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(**recipe), Digits(image_size=SIZE))
 
 
 def test_predictions_are_probabilities_in_float32() -> None:
@@ -278,122 +312,7 @@ def test_predictions_are_probabilities_in_float32() -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
 
 
-# Learning rates
-
-
-class Rates(Callback):
-    """Keeps every parameter's learning rate at each step."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-        self.decayed: dict[str, float] = {}
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: object) -> None:  # noqa: ANN401
-        groups = trainer.optimizers[0].param_groups
-        names = {id(parameter): name for name, parameter in pl_module.network.named_parameters()}
-        self.steps.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
-        self.decayed = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
-
-    @property
-    def head(self) -> list[float]:
-        return [rates["head.weight"] for rates in self.steps]
-
-
-def rates(model: Classification, *, num_steps: int, **options: Any) -> Rates:  # noqa: ANN401 - the trainer's
-    recorded = Rates()
-    data = random_data(4 * num_steps, batch_size=4)
-    trainer(callbacks=[recorded], limit_val_batches=0, log_every_n_steps=1, **options).fit(model, data)
-    return recorded
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_rate_warms_up_and_falls_along_a_cosine_to_0() -> None:
-    head = rates(task(lr=0.1, warmup_share=0.2), num_steps=20).head
-    assert len(head) == 20
-    # Linear from 1 % to the full rate in 4 steps
-    assert head[:5] == pytest.approx([0.001, 0.02575, 0.0505, 0.07525, 0.1])
-    assert max(head) == head[4]
-    assert head[4:] == sorted(head[4:], reverse=True)
-    assert head[12] == pytest.approx(0.05, rel=0.1)  # half-way
-    assert 0 <= head[-1] < 0.02 * 0.1
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
-@pytest.mark.parametrize(("num_steps", "warmup_share"), [(1, 0.0), (1, 0.1), (1, 0.9), (2, 0.5), (3, 0.9), (4, 0.0)])
-def test_the_shortest_runs_train_at_a_rate_above_0(num_steps: int, warmup_share: float) -> None:
-    head = rates(task(lr=0.1, warmup_share=warmup_share), num_steps=num_steps).head
-    assert len(head) == num_steps
-    assert all(0 < rate <= 0.1 for rate in head)
-    if round(num_steps * warmup_share) == 0:
-        assert head[0] == pytest.approx(0.1)
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-@pytest.mark.parametrize("asked", [{}, {"lr": 0.02, "weight_decay": 0.4}])
-def test_a_resumed_run_goes_on_as_if_its_options_had_been_those_from_the_start(asked: dict[str, Any], tmp_path: Path) -> None:
-    first: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.3, "layer_decay": 0.5}
-    whole = rates(task(**{**first, **asked}), num_steps=4, max_epochs=3)
-    short = trainer(max_epochs=1, limit_val_batches=0, log_every_n_steps=1)
-    short.fit(task(**first), random_data(16, batch_size=4))
-    short.save_checkpoint(tmp_path / "a.ckpt")
-    resumed = Rates()
-    longer = trainer(callbacks=[resumed], max_epochs=3, limit_val_batches=0, log_every_n_steps=1)
-    longer.fit(task(**{**first, **asked}), random_data(16, batch_size=4), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert resumed.steps == whole.steps[4:]
-    assert resumed.decayed == whole.decayed
-    assert resumed.head[0] > 0
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_a_checkpoint_with_other_groups_of_weights_is_refused(tmp_path: Path) -> None:
-    options = {"limit_val_batches": 0, "log_every_n_steps": 1}
-    short = trainer(**options)
-    short.fit(task(), random_data())
-    short.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"has 2 groups of weights, layer_decay 0\.5 gives 10: leave out --model\.layer_decay"):
-        trainer(**options, max_epochs=2).fit(
-            task(layer_decay=0.5), random_data(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
-        )
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_layer_decay_scales_the_rates_by_powers() -> None:
-    peak = rates(task(lr=0.1, layer_decay=0.75, warmup_share=0.25), num_steps=8).steps[2]
-    for block in range(DEPTH):
-        assert peak[f"blocks.{block}.attn.qkv.weight"] == pytest.approx(0.1 * 0.75 ** (DEPTH - block))
-        assert peak[f"blocks.{block}.attn.qkv.bias"] == pytest.approx(0.1 * 0.75 ** (DEPTH - block))
-    assert peak["patch_embed.proj.weight"] == pytest.approx(0.1 * 0.75 ** (DEPTH + 1))
-    assert peak["head.weight"] == pytest.approx(0.1)
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_without_layer_decay_all_rates_are_equal_and_norms_do_not_decay() -> None:
-    recorded = rates(task(lr=0.1, weight_decay=0.3), num_steps=2)
-    assert all(len(set(step.values())) == 1 for step in recorded.steps)
-    assert recorded.decayed["blocks.0.attn.qkv.weight"] == 0.3
-    assert recorded.decayed["blocks.0.attn.qkv.bias"] == recorded.decayed["blocks.0.norm1.weight"] == 0
-
-
-@pytest.mark.parametrize(
-    ("pretrained", "given", "expected"), [(True, None, 0.75), (False, None, 1.0), (True, 1.0, 1.0), (False, 0.5, 0.5)]
-)
-def test_default_layer_decay(pretrained: bool, given: float | None, expected: float) -> None:
-    assert Classification(pretrained=pretrained, layer_decay=given).layer_decay == expected
-
-
-def test_default_rate_follows_the_images_per_optimizer_step() -> None:
-    model = task()
-    given: Any = SimpleNamespace(datamodule=SimpleNamespace(batch_size=64), accumulate_grad_batches=2, world_size=4)
-    model.__dict__["_trainer"] = given
-    assert model.learning_rate == pytest.approx(5e-4 * 64 * 2 * 4 / 256)
-    model.lr = 0.25
-    assert model.learning_rate == 0.25
-
-
-@pytest.mark.parametrize("options", [{"max_steps": 0}, {"max_epochs": -1}, {"limit_train_batches": 0}])
-def test_runs_without_steps_or_without_end_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"the trainer options give \S+ optimizer steps: give --trainer.max_epochs"):
-        trainer(**options).fit(task(), random_data())
+# Options
 
 
 @pytest.mark.parametrize(
@@ -404,6 +323,13 @@ def test_runs_without_steps_or_without_end_are_refused(options: dict[str, int]) 
         ("weight_decay", [-0.1]),
         ("warmup_share", [-0.1, 1.0]),
         ("label_smoothing", [-0.1, 1.0]),
+        ("drop_path", [-0.1, 1.0]),
+        ("patch_drop", [-0.1, 1.0]),
+        ("mixup", [-0.1]),
+        ("cutmix", [-0.1]),
+        ("mix_probability", [-0.1, 1.1]),
+        ("mix_off_share", [-0.1, 1.1]),
+        ("erase_probability", [-0.1, 1.1]),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, values: list[float]) -> None:
@@ -412,32 +338,11 @@ def test_values_out_of_range_are_refused(name: str, values: list[float]) -> None
             Classification(**{name: value})  # type: ignore[arg-type]  # one number
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
-def test_adamw_runs_as_one_kernel() -> None:
-    run = trainer(limit_val_batches=0)
-    run.fit(task(), random_data())
-    assert [group["fused"] for group in run.optimizers[0].param_groups] == [True] * len(run.optimizers[0].param_groups)
-
-
 @pytest.mark.parametrize(
-    ("device", "precision", "clip", "fused"),
-    [
-        ("cuda", "bf16-mixed", None, True),
-        ("cuda", "bf16-mixed", 1.0, False),
-        ("cuda", "32-true", 1.0, True),
-        ("mps", "32-true", None, True),
-        ("cuda", "16-mixed", None, False),
-        ("xla", "32-true", None, False),
-    ],
+    ("pretrained", "given", "expected"), [(True, None, 0.75), (False, None, 1.0), (True, 1.0, 1.0), (False, 0.5, 0.5)]
 )
-def test_adamw_stays_as_it_was_where_lightning_or_torch_lacks_the_kernel(
-    device: str, precision: str, clip: float | None, fused: bool
-) -> None:
-    model = task()
-    strategy = SimpleNamespace(root_device=torch.device(device))
-    given: Any = SimpleNamespace(precision=precision, strategy=strategy, gradient_clip_val=clip)
-    model.__dict__["_trainer"] = given
-    assert model.fused == fused
+def test_default_layer_decay(pretrained: bool, given: float | None, expected: float) -> None:
+    assert Classification(pretrained=pretrained, layer_decay=given).layer_decay == expected
 
 
 # The network
@@ -454,7 +359,7 @@ def test_network_fits_the_data_and_has_dropkey() -> None:
     assert [layer.ratio for layer in plan.layers] == pytest.approx([0.4, 0.2, 0.0])
     lines = dict(model.plan_lines())
     assert lines["DropKey"] == "DropKey in 3 attention layers: ratio 0.4 first, 0 last, 0.2 mean (decreasing, element)"
-    assert lines["optimizer"] == "AdamW, lr 7.81e-06, layer decay 1, weight decay 0.05"
+    assert lines["optimizer"] == "AdamW, lr 7.81e-06, layer decay 1, weight decay 0.05 (none on biases and norms)"
     description = model.describe()
     assert description["class_names"] == [str(number) for number in range(10)]
     assert description["model"] == {"name": "test_vit", "args": {"depth": 3}, "image_size": SIZE}

@@ -1,0 +1,81 @@
+"""What the plan of a run says of its recipe, in words."""
+
+from typing import Any
+
+from torch import nn
+
+from dropkey_cli.tasks.mixing import BatchMixing
+
+
+def network_line(network: nn.Module, model_name: str, frozen: object) -> tuple[str, str]:
+    """The network, its size, and what of it is trained.
+
+    Args:
+        network: Built, its frozen weights marked.
+        model_name: timm's name.
+        frozen: What was asked to be frozen.
+    """
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+    text = f"{model_name}, {total / 1e6:.2f} M parameters"
+    if frozen is not None:
+        what = frozen if isinstance(frozen, str) else ", ".join(map(str, frozen if isinstance(frozen, list) else [frozen]))
+        text += f", {trained / 1e6:.4g} M of them trained (frozen: {what}; DropKey and drop path act there too)"
+    return "model", text
+
+
+def optimizer_line(
+    name: str, arguments: dict[str, Any], *, lr: float, layer_decay: float, weight_decay: float
+) -> tuple[str, str]:
+    """The optimizer with its rates."""
+    further = "".join(f", {key} {value}" for key, value in arguments.items())
+    shown = {"adamw": "AdamW", "sgd": "SGD", "lamb": "LAMB"}.get(name.lower(), name)
+    decay = f"weight decay {weight_decay:g}" + (" (none on biases and norms)" if weight_decay else "")
+    return "optimizer", f"{shown}{further}, lr {lr:.3g}, layer decay {layer_decay:g}, {decay}"
+
+
+def schedule_line(schedule: str, arguments: dict[str, Any], *, warmup_share: float, monitor: str) -> tuple[str, str]:
+    """How the learning rate changes."""
+    end = f"to {arguments['min_lr']:g}" if "min_lr" in arguments else ""
+    if schedule == "step":
+        places = ", ".join(f"{share:.0%}" for share in arguments["milestones"])
+        text = f"times {arguments['decay_rate']:g} after {places} of the steps"
+    elif schedule == "wsd":
+        text = f"constant, then down {end} in the last {arguments['decay_share']:.0%} of the steps"
+    elif schedule == "plateau":
+        text = f"times {arguments['decay_rate']:g} when {monitor} has not improved in {arguments['patience'] + 1} validations"
+    elif schedule == "poly":
+        text = f"polynomial of power {arguments['power']:g} {end}"
+    else:
+        text = f"{schedule} {end}".strip()
+    return "schedule", (f"{warmup_share:.0%} warm-up, then {text}" if warmup_share else text)
+
+
+def loss_lines(loss: str, smoothing: float, weights: dict[str, float] | None) -> list[tuple[str, str]]:
+    """The training loss, where it is not simply the cross-entropy.
+
+    Args:
+        loss: cross_entropy or bce.
+        smoothing: Label smoothing.
+        weights: Weight of each class by name; None for even ones.
+    """
+    if loss == "cross_entropy" and weights is None:
+        return []
+    text = {"bce": "binary cross-entropy of each class"}.get(loss, "cross-entropy") + f", label smoothing {smoothing:g}"
+    if weights is not None:
+        shown = [f"{name} {weight:.3g}" for name, weight in list(weights.items())[:5]] + ["…"] * (len(weights) > 5)
+        text += f", class weights {', '.join(shown)}"
+    return [("loss", text)]
+
+
+def mixing_lines(mixing: BatchMixing, off_share: float) -> list[tuple[str, str]]:
+    """What is done to batches in training, where anything is."""
+    names = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+    kinds = " or ".join(f"{name} (alpha {alpha:g})" for name, alpha in names.items() if alpha > 0)
+    text = []
+    if mixing.erase_probability > 0:
+        text.append(f"random erasing of {mixing.erase_probability:.0%} of the images")
+    if mixing.mixes:
+        until = f", but not in the last {off_share:.0%} of the steps" if off_share else ""
+        text.append(f"{kinds} of {mixing.mix_probability:.0%} of the batches{until}; train/acc1 is that of the larger part")
+    return [("batches", "; ".join(text))] if text else []

@@ -8,6 +8,7 @@ forward, because copies of the model (EMA) must call their own weights.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from ctypes import c_float
 from typing import Any, TypedDict
 
@@ -25,6 +26,7 @@ from dropkey_cli.method.variance import dropped_variance
 from dropkey_cli.patching.counting import UNIT, add_unless_recomputed, recomputing
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
+from dropkey_cli.patching.observation import Observation, Observe
 
 
 class LayerDropKey:
@@ -57,6 +59,7 @@ class LayerDropKey:
         self.shared_heads = shared_heads
         self.enabled = True
         self.sampling = False  # Monte Carlo: also in eval
+        self.observe: Observe | None = None  # is shown the attention weights
         self._describe(ratio)
 
     def acts(self, training: bool) -> bool:
@@ -114,12 +117,14 @@ class KeyDropping(nn.Module):
 
     def _forward_dropping_keys(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
+        observe = self.dropkey.observe
         if not self.dropkey.acts(self.training):
-            return super().forward(*args, **kwargs)
+            with nullcontext() if observe is None else Observation(observe):
+                return super().forward(*args, **kwargs)
         if self.dropkey.rule.finite_mask:
             args, kwargs = _with_infinite_mask(*args, **kwargs)
         masks = _Masks(self.dropkey)
-        with _Interception(self.dropkey, masks):
+        with _Interception(self.dropkey, masks), nullcontext() if observe is None else Observation(observe, masks):
             output = super().forward(*args, **kwargs)
         masks.count()
         return output
@@ -188,12 +193,13 @@ class _Masks:
     def __init__(self, layer: LayerDropKey) -> None:
         self.layer = layer
         self.seed: Tensor | None = None
+        self.repeating = False  # the last mask once more, to show its weights
         self.counts: Tensor | None = None  # of compiled code, which learns only as it runs whether it recomputes
 
     def next(self, device: torch.device) -> _Mask:
         """Seed of the next call's mask and where its draws are counted: nowhere if they were counted before."""
         self.layer.to(device)  # before its counts are read: FSDP moves parameters past `_apply`
-        if self.seed is not None and self.layer.rule.share_mask:
+        if self.seed is not None and (self.repeating or self.layer.rule.share_mask):
             return {"seed": self.seed, "counts": None}
         self.seed = seed_tensor(None, device)
         if not torch.compiler.is_compiling():

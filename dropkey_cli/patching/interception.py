@@ -8,7 +8,6 @@ forward, because copies of the model (EMA) must call their own weights.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from ctypes import c_float
 from typing import Any, TypedDict
 
@@ -117,17 +116,22 @@ class KeyDropping(nn.Module):
 
     def _forward_dropping_keys(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
-        observe = self.dropkey.observe
         if not self.dropkey.acts(self.training):
-            with nullcontext() if observe is None else Observation(observe):
-                return super().forward(*args, **kwargs)
+            return self._forward_observed(None, *args, **kwargs)
         if self.dropkey.rule.finite_mask:
             args, kwargs = _with_infinite_mask(*args, **kwargs)
         masks = _Masks(self.dropkey)
-        with _Interception(self.dropkey, masks), nullcontext() if observe is None else Observation(observe, masks):
-            output = super().forward(*args, **kwargs)
+        with _Interception(self.dropkey, masks):
+            output = self._forward_observed(masks, *args, **kwargs)
         masks.count()
         return output
+
+    def _forward_observed(self, masks: "_Masks | None", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """What the wrapped class computes, its attention weights shown if someone asks for them."""
+        if self.dropkey.observe is None:
+            return super().forward(*args, **kwargs)
+        with Observation(self.dropkey.observe, masks):
+            return super().forward(*args, **kwargs)
 
     # By another name, because torch.export notes in the program where every function called forward was defined.
     forward = _forward_dropping_keys

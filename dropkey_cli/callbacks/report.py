@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError, one_line
 from dropkey_cli.files import from_here, keep_earlier
+from dropkey_cli.report.numbers import write_numbers
 from dropkey_cli.report.predictions import Outcomes, write_predictions
 
 SHOWN = ("data", "split", "images", "model", "DropKey", "optimizer")
@@ -75,7 +76,7 @@ class Report(Callback):
         self._parts = []
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # it is called with more than it needs
     on_test_end = on_validation_end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,8 +95,6 @@ class Report(Callback):
         return value is None or self.best.check_monitor_top_k(trainer, value)
 
     def _keep(self, trainer: Trainer, outcomes: Outcomes | None) -> None:
-        from dropkey_cli.report.write import write_numbers
-
         fitting = trainer.state.fn == TrainerFn.FITTING
         if not fitting and (kept := keep_earlier(self.folder)):
             print(f"the earlier {self.folder} is now {kept}")

@@ -204,7 +204,7 @@ class RunCLI(LightningCLI):
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
             callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
-        elif self.command != "fit" and options.report:
+        elif self.command != "fit" and options.report and not config.get("fast_dev_run"):
             folder, of_run = report_folder(self.command, Path(options.ckpt_path))
             callbacks = [*callbacks, Report(folder, run=of_run)]
         callbacks += [self.signals, SkippedImages()]

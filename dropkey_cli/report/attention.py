@@ -87,7 +87,7 @@ def _mean_over_heads(layer: PlannedLayer, weights: Tensor, num_images: int) -> T
     return weights.float() if weights.dim() == 3 and layer.heads == 1 else None
 
 
-def _on_grid(layer: PlannedLayer, weights: Tensor, *, class_token: bool) -> Tensor | None:
+def _on_grid(layer: PlannedLayer, weights: Tensor, *, class_token: bool) -> Tensor:
     """(B, N, S) -> (B, height, width), summing to 1 unless all keys are gone."""
     layout = layer.layout
     assert layout is not None, "looked at before"
@@ -95,7 +95,7 @@ def _on_grid(layer: PlannedLayer, weights: Tensor, *, class_token: bool) -> Tens
     of_query = weights[:, 0] if first else weights.mean(1)
     grid = of_query[:, layout.prefix_tokens :]
     grid = grid / grid.sum(-1, keepdim=True).clamp(min=1e-12)
-    return grid.unflatten(1, (layout.height, layout.width))
+    return grid.reshape(-1, layout.height, layout.width)
 
 
 class _Rollout:

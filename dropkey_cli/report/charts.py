@@ -71,7 +71,7 @@ def calibration_figure(found: Calibration) -> Figure:
     upper.set_ylabel("share that is right")
     upper.set_ylim(0, 1.02)
     upper.grid(visible=True)
-    upper.legend(loc="upper left")
+    upper.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     lower.bar(centers, found.count, width, color=COLORS[0])
     lower.set_ylabel("images")
     lower.set_xlabel("probability of the answer")

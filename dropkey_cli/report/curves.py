@@ -1,7 +1,7 @@
 """The curves of a training run, from its ``metrics.csv``: loss, accuracy, learning rate, drop ratio."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def _stage(column: str) -> bool:
     return column.startswith(("train/", "val/"))
 
 
-_GROUPS = {
+_GROUPS: dict[str, Callable[[str], bool]] = {
     "loss": lambda column: _stage(column) and column.endswith("loss"),
     "accuracy": lambda column: (column.startswith("val/") and not column.endswith("loss")) or column == "train/acc1",
     "learning rate": lambda column: column == "train/lr",
@@ -82,9 +82,11 @@ def _figure(name: str, curves: dict[str, Curve], best_step: int | None) -> Figur
     axes.set_title(name, loc="left")
     axes.set_xlabel("optimizer steps")
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0) if name != "accuracy" else None
+    if name != "accuracy":
+        axes.set_ylim(0, 1.08 * max(max(curve.values) for curve in curves.values()) or 1)
     axes.grid(visible=True)
-    axes.legend()
+    if len(curves) > 1:
+        axes.legend()
     return figure
 
 

@@ -53,7 +53,9 @@ def facts(lines: Iterable[tuple[str, str]]) -> str:
 def class_table(scores: Sequence[ClassScores]) -> str:
     """The classes with the lowest F1 first; those without images last."""
     worst = sorted(scores, key=lambda row: (row.support == 0, row.f1, row.name))[:CLASSES]
-    head = '<tr><th>class</th><th class="n">images</th>' + "".join(f"<th>{name}</th>" for name in ("precision", "recall", "F1"))
+    head = '<tr><th>class</th><th class="n">images</th>' + "".join(
+        f'<th class="bar">{name}</th>' for name in ("precision", "recall", "F1")
+    )
     rows = "".join(
         f'<tr><td>{escape(short(row.name, 60))}</td><td class="n">{row.support}</td>'
         + "".join(map(_bar, (row.precision, row.recall, row.f1)))
@@ -65,7 +67,7 @@ def class_table(scores: Sequence[ClassScores]) -> str:
 
 
 def _bar(share: float) -> str:
-    return f'<td class="bar" style="--part:{100 * share:.1f}%">{share:.3f}</td>'
+    return f'<td class="bar">{share:.3f}<i style="--part:{100 * share:.1f}%"></i></td>'
 
 
 def confusion_table(pairs: Sequence[Confusion], class_names: Sequence[str]) -> str:
@@ -81,15 +83,15 @@ def confusion_table(pairs: Sequence[Confusion], class_names: Sequence[str]) -> s
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 
-def contact_sheet(mistakes: Iterable[tuple[str, str, str, float, float]]) -> str:
+def contact_sheet(mistakes: Iterable[tuple[str, str, str, str, float, float]]) -> str:
     """Images that were taken for another class.
 
     Args:
         mistakes: Address of the picture ("" for none), path, label, prediction, the prediction's and the label's probability.
     """
     figures = "".join(
-        f"<figure>{_picture(address, path)}<figcaption><b>{escape(prediction)}</b> {probability:.1%}<br>"
-        f"label {escape(label)} {of_label:.1%}<br>{escape(path)}</figcaption></figure>"
+        f"<figure>{_picture(address, path)}<figcaption>predicted <b>{escape(prediction)}</b> {probability:.1%}<br>"
+        f"label <b>{escape(label)}</b> {of_label:.1%}<br>{escape(path)}</figcaption></figure>"
         for address, path, label, prediction, probability, of_label in mistakes
     )
     return f'<div class="sheet">{figures}</div>'

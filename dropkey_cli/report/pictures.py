@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ INK = "#24292f"
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#eab308", "#ef4444")
 """Of lines; they can be told apart on white and on black."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's reader has the letters that matplotlib's font lacks
     "svg.hashsalt": "dropkey",  # else ids are random
     "text.color": INK,

@@ -44,11 +44,14 @@ class Outcomes:
     @classmethod
     def join(cls, parts: list["Outcomes"]) -> "Outcomes":
         """All of them, on the CPU, in the order of the data set."""
-        names = ("index", "label", "label_probability", "classes", "probabilities")
-        tensors = [torch.cat([getattr(part, name) for part in parts]).cpu() for name in names]
+        index, *others = (
+            torch.cat([getattr(part, name) for part in parts]).cpu()
+            for name in ("index", "label", "label_probability", "classes", "probabilities")
+        )
         paths = [path for part in parts for path in part.paths]
-        order = tensors[0].argsort(stable=True)
-        return cls(*(tensor[order] for tensor in tensors), paths=[paths[place] for place in order.tolist()])
+        order = index.argsort(stable=True)
+        label, of_label, classes, probabilities = (tensor[order] for tensor in others)
+        return cls(index[order], label, of_label, classes, probabilities, [paths[place] for place in order.tolist()])
 
 
 @dataclass

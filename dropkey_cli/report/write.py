@@ -1,7 +1,6 @@
 """Writes the files of a report from what a run has left: predictions, metrics, drop ratios, and a network to look into."""
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from dropkey_cli.report.charts import DRAWN, calibration_figure, confusion_figur
 from dropkey_cli.report.curves import curve_figures, read_curves
 from dropkey_cli.report.drop_ratios import drop_ratio_figure
 from dropkey_cli.report.images import overlay, thumbnail
+from dropkey_cli.report.numbers import read_numbers, write_numbers
 from dropkey_cli.report.pictures import drawing, to_png, to_svg
 from dropkey_cli.report.predictions import Predictions, read_predictions
 from dropkey_cli.report.scores import (
@@ -86,22 +86,8 @@ def write_report(sources: Sources) -> Path:
     return path
 
 
-def read_numbers(folder: Path) -> dict[str, Any]:
-    """What ``metrics.json`` says; nothing if it is not there."""
-    path = folder / "metrics.json"
-    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return numbers
-
-
-def write_numbers(folder: Path, numbers: dict[str, Any]) -> None:
-    """Write ``metrics.json``, whole or not at all; a number that is none becomes null, as JSON has it."""
-    finite = {name: value if value == value and abs(value) != float("inf") else None for name, value in numbers.items()}
-    with whole_file(folder / "metrics.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(finite, indent=2) + "\n")
-
-
 def _headline(numbers: dict[str, Any], stage: str) -> list[tuple[str, str]]:
-    shown = {"balanced_acc": "balanced accuracy", "acc1": "accuracy", "acc5": "accuracy in 5", "loss": "loss",
+    shown = {"balanced_acc": "balanced accuracy", "acc1": "accuracy", "acc5": "top-5 accuracy", "loss": "loss",
              "macro_f1": "macro F1", "calibration_error": "calibration error", "images": "images"}  # fmt: skip
     values = [(text, numbers.get(f"{stage}/{name}")) for name, text in shown.items()]
     lines = [(name, str(value) if isinstance(value, int) else f"{value:.4f}") for name, value in values if value is not None]
@@ -139,7 +125,7 @@ def _answers(sources: Sources, predictions: Predictions, numbers: dict[str, Any]
         "Bars below the dotted line: the network is surer than it is right. The expected calibration error, the mean distance "
         f"over all images, is {calibrated.error:.4f}."
     )
-    yield page.section("Calibration", text, f'<div class="charts"><div>{chart}</div></div>')
+    yield page.section("Calibration", text, f'<div class="one">{chart}</div>')
 
 
 def _write_classes(path: Path, scores: Sequence[ClassScores]) -> None:
@@ -164,9 +150,10 @@ def _confusion(sources: Sources, predictions: Predictions) -> str:
         figure = confusion_figure(matrix, names)
         to_png(figure, folder / "confusion.png")
         chart = to_svg(figure, "confusion") if len(names) <= DRAWN else ""
-    return page.section(
-        "Confusions", f"{text} Blue: share of the label's images.", f'<div class="side"><div>{chart}</div>{pairs}</div>'
-    )
+    if len(names) > DRAWN:
+        return page.section("Confusions", text, pairs)
+    both = f'<div class="side"><div>{chart}</div>{pairs}</div>'
+    return page.section("Confusions", f"{text} Blue: share of the label's images.", both)
 
 
 def _mistakes(sources: Sources, predictions: Predictions) -> str:

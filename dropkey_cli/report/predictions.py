@@ -38,18 +38,19 @@ class Outcomes:
     def of(cls, probabilities: Tensor, *, label: Tensor, index: Tensor, paths: list[str]) -> "Outcomes":
         """Those of class probabilities (B, K)."""
         best = probabilities.topk(min(NAMED, probabilities.shape[-1]))
-        of_label = probabilities.gather(-1, label[:, None]).squeeze(-1)
+        of_label = probabilities.gather(-1, label.clamp(min=0)[:, None]).squeeze(-1)
         return cls(index, label, of_label, best.indices, best.values, paths)
 
     @classmethod
     def join(cls, parts: list["Outcomes"]) -> "Outcomes":
-        """All of them, on the CPU, in the order of the data set."""
+        """All of them that have a label, on the CPU, in the order of the data set."""
         index, *others = (
             torch.cat([getattr(part, name) for part in parts]).cpu()
             for name in ("index", "label", "label_probability", "classes", "probabilities")
         )
         paths = [path for part in parts for path in part.paths]
         order = index.argsort(stable=True)
+        order = order[others[0][order] >= 0]
         label, of_label, classes, probabilities = (tensor[order] for tensor in others)
         return cls(index[order], label, of_label, classes, probabilities, [paths[place] for place in order.tolist()])
 

@@ -85,7 +85,7 @@ def test_a_report_can_be_left_out_and_a_broken_one_costs_a_line(tmp_path: Path) 
     def break_it() -> None:
         import dropkey_cli.report.write
 
-        def broken(_: object) -> Path:
+        def broken(sources: dropkey_cli.report.write.Sources) -> Path:
             raise RuntimeError("no\nink")
 
         dropkey_cli.report.write.write_report = broken

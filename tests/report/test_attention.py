@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.utils import AttentionExtract
+from timm.utils.attention_extract import AttentionExtract
 from torch import Tensor, nn
 
 from dropkey_cli.errors import InputError

@@ -125,7 +125,7 @@ class DropRatioMonitor(Callback):
     def _draw(self, trainer: Trainer) -> None:
         rows = None if self.folder is None else self.folder / "drop_ratio.csv"
         if rows is not None and trainer.is_global_zero and rows.is_file():
-            from dropkey_cli.callbacks.drop_ratio_picture import draw_drop_ratios  # matplotlib takes a second
+            from dropkey_cli.report.drop_ratios import draw_drop_ratios  # matplotlib takes a second
 
             draw_drop_ratios(rows, rows.with_suffix(".png"))
 

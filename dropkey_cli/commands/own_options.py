@@ -61,6 +61,13 @@ OWN_OPTIONS = (
         "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine.",
         EVERY,
     ),
+    OwnOption(
+        "report",
+        bool,
+        True,
+        "Write a report: curves, classes, mistakes, attention (report.html in the run folder); false writes none.",
+        ("fit", "validate", "test"),
+    ),
     OwnOption("output", str, "predictions.csv", "The CSV file; one that is there already is kept as NAME.1.csv.", ("predict",)),
     OwnOption("top_k", int, 5, "Number of classes per row.", ("predict",)),
 )

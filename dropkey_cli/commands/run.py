@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
+from dropkey_cli.callbacks.report import Report, report_folder
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.checkpoints import claim_run_folder, give_back_run_folder, read_checkpoint
@@ -205,6 +206,9 @@ class RunCLI(LightningCLI):
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
             callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
+        elif self.command != "fit" and options.report and not config.get("fast_dev_run"):
+            folder, of_run = report_folder(self.command, Path(options.ckpt_path))
+            callbacks = [*callbacks, Report(folder, run=of_run)]
         callbacks += [self.signals, SkippedImages()]
         config["plugins"] = [*as_list(config.get("plugins")), DurableCheckpointIO()]
         terminal = sys.stdout.isatty()
@@ -248,11 +252,14 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
         callbacks = fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)
+        best = None
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             if config.get("limit_val_batches") != 0:  # without validation none is best
-                callbacks.append(BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
+                callbacks.append(best := BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
             callbacks.append(LastCheckpoint(self.folder, self.signals, minutes=options.checkpoint_minutes))
+        if self.folder is not None and options.report:
+            callbacks.append(Report(self.folder / "report", run=self.folder, best=best))
         return callbacks
 
 

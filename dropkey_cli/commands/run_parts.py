@@ -14,6 +14,7 @@ from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.learning_rate import LearningRate
 from dropkey_cli.callbacks.patience import Patience
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
@@ -58,7 +59,8 @@ def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal
         asked: The configuration as YAML.
         on_nonfinite_loss: What a loss that is no number does.
     """
-    return [RunRecord(folder, asked), RunPlan(folder), DropRatioMonitor(folder), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
+    watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
+    return [RunRecord(folder, asked), RunPlan(folder), *watching]
 
 
 def recipe_callbacks(options: Namespace, *, validates: bool) -> list[Callback]:

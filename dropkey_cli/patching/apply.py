@@ -1,12 +1,13 @@
 """`apply_dropkey`: DropKey in every attention layer of a model that runs over keys."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.mask import KeyLayout
@@ -24,6 +25,10 @@ class PlannedLayer(AttentionLayer):
 
     ratio: float
     layout: KeyLayout | None
+
+
+Reduce = Callable[[PlannedLayer, Tensor], Any]
+"""Makes of a layer's attention weights what is kept of them."""
 
 
 class DropKeyPlan:
@@ -91,16 +96,39 @@ class DropKeyPlan:
     def sampling(self) -> Iterator[None]:
         """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies)."""
         before = [state.sampling for state in self.states]
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # in eval, nn.TransformerEncoder would go around its attention modules
         for state in self.states:
             state.sampling = True
         try:
-            yield
+            with _through_the_modules():
+                yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
             for state, sampling in zip(self.states, before, strict=True):
                 state.sampling = sampling
+
+    @contextlib.contextmanager
+    def recording(self, reduce: Reduce | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Within this context, keep the attention weights of every layer: after the softmax, without what DropKey drops.
+
+        Outputs and masks stay what they are; compiled models run uncompiled meanwhile.
+
+        Args:
+            reduce: Called with a layer and the weights of each of its calls, as the layer's class computes them: (B, H, N, S)
+                for most, with windows among the B. What it returns is kept; by default a copy of the weights.
+
+        Returns:
+            What was kept, by the layer's name, one entry per call. It fills as the model runs.
+        """
+        kept: dict[str, list[Any]] = {layer.name: [] for layer in self.layers}
+        reduce = reduce or (lambda _, weights: weights.clone())
+        before = [state.observe for state in self.states]
+        for layer, state in zip(self.layers, self.states, strict=True):
+            state.observe = partial(_keep, kept[layer.name], partial(reduce, layer))
+        try:
+            with _through_the_modules(), torch.compiler.set_stance("force_eager"):
+                yield kept
+        finally:
+            for state, observe in zip(self.states, before, strict=True):
+                state.observe = observe
 
     def remove(self) -> None:
         """Give every module its original class back. The plan is of no use afterwards.
@@ -118,6 +146,21 @@ class DropKeyPlan:
             module.__class__ = wrapped_class(type(module))
             del module.dropkey
         self._modules, self._selected, self._ratios, self._layouts = [], [], [], []
+
+
+@contextlib.contextmanager
+def _through_the_modules() -> Iterator[None]:
+    """Keep nn.TransformerEncoder from going around its attention modules, as it does in eval."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _keep(kept: list[Any], reduce: Callable[[Tensor], Any], weights: Tensor) -> None:
+    kept.append(reduce(weights))
 
 
 def apply_dropkey(

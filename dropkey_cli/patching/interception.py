@@ -25,6 +25,7 @@ from dropkey_cli.method.variance import dropped_variance
 from dropkey_cli.patching.counting import UNIT, add_unless_recomputed, recomputing
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
 from dropkey_cli.patching.known import Rule
+from dropkey_cli.patching.observation import Observation, Observe
 
 
 class LayerDropKey:
@@ -57,6 +58,7 @@ class LayerDropKey:
         self.shared_heads = shared_heads
         self.enabled = True
         self.sampling = False  # Monte Carlo: also in eval
+        self.observe: Observe | None = None  # is shown the attention weights
         self._describe(ratio)
 
     def acts(self, training: bool) -> bool:
@@ -115,14 +117,21 @@ class KeyDropping(nn.Module):
     def _forward_dropping_keys(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the wrapped class decides
         """What the wrapped class computes, with keys dropped where `LayerDropKey.acts`."""
         if not self.dropkey.acts(self.training):
-            return super().forward(*args, **kwargs)
+            return self._forward_observed(None, *args, **kwargs)
         if self.dropkey.rule.finite_mask:
             args, kwargs = _with_infinite_mask(*args, **kwargs)
         masks = _Masks(self.dropkey)
         with _Interception(self.dropkey, masks):
-            output = super().forward(*args, **kwargs)
+            output = self._forward_observed(masks, *args, **kwargs)
         masks.count()
         return output
+
+    def _forward_observed(self, masks: "_Masks | None", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """What the wrapped class computes, its attention weights shown if someone asks for them."""
+        if self.dropkey.observe is None:
+            return super().forward(*args, **kwargs)
+        with Observation(self.dropkey.observe, masks):
+            return super().forward(*args, **kwargs)
 
     # By another name, because torch.export notes in the program where every function called forward was defined.
     forward = _forward_dropping_keys
@@ -188,12 +197,13 @@ class _Masks:
     def __init__(self, layer: LayerDropKey) -> None:
         self.layer = layer
         self.seed: Tensor | None = None
+        self.repeating = False  # the last mask once more, to show its weights
         self.counts: Tensor | None = None  # of compiled code, which learns only as it runs whether it recomputes
 
     def next(self, device: torch.device) -> _Mask:
         """Seed of the next call's mask and where its draws are counted: nowhere if they were counted before."""
         self.layer.to(device)  # before its counts are read: FSDP moves parameters past `_apply`
-        if self.seed is not None and self.layer.rule.share_mask:
+        if self.seed is not None and (self.repeating or self.layer.rule.share_mask):
             return {"seed": self.seed, "counts": None}
         self.seed = seed_tensor(None, device)
         if not torch.compiler.is_compiling():

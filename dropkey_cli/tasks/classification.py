@@ -189,13 +189,13 @@ class Classification(OptimizedModule):
             batch = self.mixing(batch, num_classes=len(self.data.class_names), mix=mix)
         return self._step(batch, "train")
 
-    def validation_step(self, batch: Batch, _batch_index: int) -> None:
-        """Metrics of one batch."""
-        self._step(batch, "val")
+    def validation_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """Metrics of one batch; the class probabilities (B, K) of its images that count."""
+        return self._step(batch, "val")
 
-    def test_step(self, batch: Batch, _batch_index: int) -> None:
-        """Metrics of one batch."""
-        self._step(batch, "test")
+    def test_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """Metrics of one batch; the class probabilities (B, K) of its images that count."""
+        return self._step(batch, "test")
 
     def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """Class probabilities (B, K)."""
@@ -244,7 +244,7 @@ class Classification(OptimizedModule):
         if not training or self._epoch_logged != self.current_epoch:  # Lightning computes them at the epoch's end, from here on
             self.log_dict(metrics, on_step=False, on_epoch=True)  # type: ignore[arg-type]  # a MetricCollection
             self._epoch_logged = self.current_epoch if training else self._epoch_logged
-        return loss
+        return loss if training else self.probabilities(logits)
 
     def weights_line(self) -> tuple[str, str]:
         """The weights that training starts from, as (name, text): known before anything is fetched."""

@@ -17,17 +17,23 @@ MAX_COLUMNS = 400
 
 
 def draw_drop_ratios(rows: Path, picture: Path) -> None:
-    """Draw ``drop_ratio.csv``.
+    """Draw ``drop_ratio.csv``, as `drop_ratio_figure` does, into a file."""
+    figure = drop_ratio_figure(rows)
+    if figure is not None:
+        figure.savefig(picture, dpi=120)
+
+
+def drop_ratio_figure(rows: Path) -> Figure | None:
+    """The picture of ``drop_ratio.csv``; None where there are no rows.
 
     Neighbouring logging steps of a long run share a column: the ratio of all their draws.
 
     Args:
         rows: The file; a last line that was cut short is left out.
-        picture: Picture file to write.
     """
     steps, names, counts = _columns(rows)
     if not steps:
-        return
+        return None
     configured, observed = counts[..., 0] / counts[..., 2], counts[..., 1] / counts[..., 2]  # (T, L)
     figure = Figure(figsize=(12, max(2.8, 1.2 + 0.2 * len(names))), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -37,14 +43,14 @@ def draw_drop_ratios(rows: Path, picture: Path) -> None:
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.invert_yaxis()
     figure.colorbar(mesh, ax=[left, right], pad=0.01)
-    figure.savefig(picture, dpi=120)
+    return figure
 
 
 def _heat_map(axis: Axes, ratios: Tensor, steps: list[int], scale: float, title: str) -> QuadMesh:
     """One cell per layer and column; a column reaches from the step after the last column's to its own."""
     ends = [0, *(step + 1 for step in steps)]
     borders = [layer - 0.5 for layer in range(ratios.shape[1] + 1)]
-    mesh = axis.pcolormesh(ends, borders, ratios.T.numpy(), cmap="viridis", vmin=0, vmax=scale)
+    mesh = axis.pcolormesh(ends, borders, ratios.T.numpy(), cmap="viridis", vmin=0, vmax=scale, rasterized=True)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("optimizer steps")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -7,7 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dropkey_cli.callbacks.drop_ratio_picture import MAX_COLUMNS, draw_drop_ratios
+from dropkey_cli.report.drop_ratios import MAX_COLUMNS, draw_drop_ratios
 
 
 def write(path: Path, ends: list[int], ratio: Callable[[int, int], float], *, layers: int = 3, draws: int = 1000) -> None:

@@ -42,6 +42,7 @@ from dropkey_cli.commands.run_parts import (
     loggers,
     model_name,
     recipe_callbacks,
+    resolve_model,
 )
 from dropkey_cli.errors import InputError, RunError
 
@@ -176,6 +177,7 @@ class RunCLI(LightningCLI):
         config = self.config[self.command]
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        resolve_model(config)
         asked = self._parser(self.command).dump(self._as_asked(config), skip_unset=False)
         self.asked = UNWRITABLE.sub("", asked)
         fill_image_options(config, self.known)

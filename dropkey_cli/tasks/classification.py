@@ -9,6 +9,7 @@ from torchmetrics import MetricCollection
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import describe_weights, image_config
+from dropkey_cli.models.loading import taken_line
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
 from dropkey_cli.tasks.losses import binary_cross_entropy, class_weights_of, cross_entropy, normalized_sigmoid
@@ -28,7 +29,8 @@ class Classification(OptimizedModule):
         monitor_meaning: What it is, for the plan.
 
     Args:
-        model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
+        model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224; or a model of the
+            hub, hf-hub:USER/NAME, or of a folder that dropkey export made, local-dir:FOLDER.
         pretrained: Start from timm's pretrained weights; false trains from scratch.
         model_args: Further arguments of the network's constructor, e.g. {"patch_size": 8}.
         dropkey: How keys are dropped in training; null trains without DropKey.
@@ -142,6 +144,7 @@ class Classification(OptimizedModule):
             image_size=size,
             pretrained=pretrained,
             model_args=self.model_args,
+            class_names=list(data.class_names),
             drop_path=self.drop_path,
             patch_drop=self.patch_drop,
         )
@@ -257,7 +260,8 @@ class Classification(OptimizedModule):
         assert self.network is not None, "configure_model comes first"
         lines = [network_line(self.network, self.model_name, self.frozen)]
         size = self.data.preprocessing.image_size
-        native = image_config(self.model_name).image_size
+        lines += [("", line)] if (line := taken_line(self.network)) else []
+        native = image_config(self.model_name, self.model_args).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
         lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan)))

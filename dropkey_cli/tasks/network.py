@@ -21,6 +21,7 @@ def create_network(
     image_size: int,
     pretrained: bool,
     model_args: dict[str, Any],
+    class_names: list[str] | None = None,
     drop_path: float | None = None,
     patch_drop: float | None = None,
 ) -> nn.Module:
@@ -32,6 +33,7 @@ def create_network(
         image_size: Height and width in pixels.
         pretrained: Load the pretrained weights.
         model_args: Further arguments of its constructor.
+        class_names: Name of each class, by which weights that lie with names keep their classifier.
         drop_path: Stochastic depth; None leaves it to the network.
         patch_drop: Share of patches left out in training; None leaves it to the network.
 
@@ -51,6 +53,7 @@ def create_network(
             image_size=image_size,
             pretrained=pretrained,
             model_args={**model_args, **arguments},
+            class_names=class_names,
         )
     except InputError as error:
         if refused := next((name for name in arguments if f"'{name}'" in str(error.__cause__)), None):

@@ -86,6 +86,10 @@ def _dispatch(words: list[str]) -> None:
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
         _run(command, words[1:])
+    elif command in ("inspect", "benchmark") and _help_wanted(words[1:]) is not None and "--fit" not in words:
+        from dropkey_cli.commands.help import print_tool_help
+
+        print_tool_help(command)
     elif command == "check":
         with _large_imports():
             from dropkey_cli.commands.check import check
@@ -111,10 +115,11 @@ def _dispatch(words: list[str]) -> None:
 
 
 def _run(command: str, words: list[str]) -> None:
-    if {"-h", "--help"} & set(words):
+    about = _help_wanted(words)
+    if about is not None:
         from dropkey_cli.commands.help import print_help
 
-        print_help(command)
+        print_help(command, words, about)
         return
     from dropkey_cli.commands.command_line import check_environment, check_words, underscored
     from dropkey_cli.commands.early_errors import check_early
@@ -129,6 +134,18 @@ def _run(command: str, words: list[str]) -> None:
         from dropkey_cli.commands.run import run
 
     run(command, words, resumed=resumed)
+
+
+def _help_wanted(words: list[str]) -> str | None:
+    """What is after --help, "" for nothing, "all" for --help-all; None where no help is asked for."""
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        if word in ("--help-all", "--help_all"):
+            return "all"
+        if word in ("-h", "--help"):
+            return "" if after.startswith("-") else after
+        if word.startswith("--help="):
+            return word.partition("=")[2]
+    return None
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from typing import Any
 
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.option_list import TRAINER
 from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
 from dropkey_cli.errors import InputError, did_you_mean
 
-TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 # Of Trainer.fit and the like
 _NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 _SECTIONS = ("--trainer.", "--model.", "--data.")
@@ -33,8 +33,8 @@ def check_early(command: str, words: list[str]) -> None:
     """
     words = configs_first(words)
     names = [_name(word) for word in words]
-    if any(name.endswith("help_all") or name.endswith(".help") for name in names):
-        return  # these are answered before anything is refused
+    if any(name.endswith(".help") for name in names):
+        return  # it is answered before anything is refused
     paths = [path for name, path in zip(names, words[1:], strict=False) if name == "config"]
     configs = [read_config(path) for path in paths if _is_file(path)]
     _check_sections(configs)

@@ -1,12 +1,12 @@
 """``dropkey inspect MODEL``: where a model attends and how much DropKey would drop there. No weights are allocated."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
 from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, image_config
@@ -42,10 +42,9 @@ def inspect(words: list[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = OneLineParser(prog="dropkey inspect", description="Where a model attends and how much DropKey would drop there.")
+    parser = OneLineParser(prog="dropkey inspect", description=TOOLS["inspect"].description)
     parser.add_argument("model", type=str, help="timm's name of the network, e.g. vit_tiny_patch16_224.")
-    parser.add_argument("--image_size", type=int | None, help="Image height and width in pixels (default: the model's own).")
-    parser.add_argument("--model_args", type=dict[str, Any] | None, help="Further arguments of the network's constructor.")
-    parser.add_argument("--masks", type=str | None, help="Also draw masks of three layers into this file, e.g. masks.png.")
+    for option in TOOLS["inspect"].options:
+        parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
     parser.add_class_arguments(DropKeySettings, "dropkey")
     return parser

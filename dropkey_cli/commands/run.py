@@ -69,9 +69,8 @@ def run(
         RunError: If the run cannot go on though they were right.
     """
     _quieten()
-    words = ["--help" if word == "--help_all" else word for word in configs_first(words)]
     try:
-        (cli or RunCLI)(command, words, resumed)
+        (cli or RunCLI)(command, configs_first(words), resumed)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except Exception as error:

@@ -93,7 +93,6 @@ def test_the_parser_says_the_same_when_it_comes_to_it(words: list[str] | str) ->
         ["--trainer", "trainer.yaml", "--trainer.logger.save_dir", "x"],
         ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patience=3"],
         ["--model.model_args.depth", "3", "--model.dropkey.class_path", "my.Settings"],
-        ["--nmae", "x", "--help_all"],
         ["--model.help", "my.Model"],
         ["--trainer.max_steps", "-1", "--print_config"],
         ["--config", "{model: {width: 3}}"],

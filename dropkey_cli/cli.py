@@ -20,6 +20,7 @@ TRAINER_COMMANDS = {
     "predict": "classes of images, from a checkpoint, into predictions.csv",
 }
 OTHER_COMMANDS = {
+    "configs": "the shipped recipes with their claims; prints one, or copies it",
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
@@ -35,10 +36,10 @@ HELP = f"""usage: dropkey COMMAND [OPTIONS]
 Train and run vision transformers regularised with DropKey (arXiv:2208.02646).
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{text}" for name, text in COMMANDS.items())}
 
 first steps:
-  dropkey fit --config configs/quickstart.yaml
+  dropkey fit --config quickstart
   dropkey fit --data.root ./photos --model.model_name vit_tiny_patch16_224
   dropkey predict --ckpt_path best --data.root image.jpg
   dropkey models 'vit_tiny*'
@@ -106,6 +107,10 @@ def _dispatch(words: list[str]) -> None:
             from dropkey_cli.commands.benchmark import benchmark
 
         benchmark(words[1:])
+    elif command == "configs":
+        from dropkey_cli.commands.configs import configs
+
+        configs(words[1:])
     elif command == "models":
         from dropkey_cli.commands.models import models
 

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from yaml.representer import RepresenterError
 
+from dropkey_cli.commands.recipes import missing_config
 from dropkey_cli.commands.signatures import constructor_options
 from dropkey_cli.errors import InputError, did_you_mean
 
@@ -109,6 +110,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if unknown := _UNKNOWN.search(message):
         return _explain_unknown(unknown.groupdict(), prefix, message, parser)
     if missing := re.search(r"File does not exist: '(.*)'|Path is not a file: '(.*)'", message):
+        if prefix == "config":
+            return missing_config(missing[1] or missing[2])
         trouble = "does not exist" if missing[1] else "is not a file"
         return f"--{prefix} {missing[1] or missing[2]!r} {trouble}: check the path"
     if broken := _NO_CLASS.search(message):

@@ -12,6 +12,7 @@ from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, r
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
 from dropkey_cli.commands.option_list import TRAINER
 from dropkey_cli.commands.own_options import own_options
+from dropkey_cli.commands.recipes import missing_config
 from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
 from dropkey_cli.errors import InputError, did_you_mean
 
@@ -74,7 +75,7 @@ def _is_file(given: str) -> bool:
     if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode):  # /dev/zero never ends
         raise InputError(f"--config {path!r} is a device, not a file: check the path")
     if os.path.isdir(path) or not (os.path.exists(path) or given == "-" or set(given) & set(":{[")):
-        raise InputError(f"--config {path!r} {'is not a file' if os.path.isdir(path) else 'does not exist'}: check the path")
+        raise InputError(missing_config(path))
     return os.path.isfile(path)
 
 

@@ -28,6 +28,10 @@ OTHER_COMMANDS = {
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 
+OTHER_NAMES = {"train": "fit", "finetune": "fit", "eval": "validate", "evaluate": "validate", "val": "validate"}
+OTHER_NAMES |= {"infer": "predict", "inference": "predict", "classify": "predict", "recipes": "configs", "config": "configs"}
+OTHER_NAMES |= {"list": "models", "model": "models", "checks": "check", "bench": "benchmark", "resume": "fit"}
+
 LONGEST = 1600
 """Letters of an error message: what was given may be a whole file."""
 
@@ -116,7 +120,14 @@ def _dispatch(words: list[str]) -> None:
 
         models(words[1:])
     else:
-        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{_near_commands(command)}")
+
+
+def _near_commands(given: str) -> str:
+    """The nearest commands as the end of a sentence, also by what other tools call them."""
+    if given in OTHER_NAMES:
+        return f"; did you mean {OTHER_NAMES[given]!r}?"
+    return did_you_mean(given, COMMANDS) or (did_you_mean("fit", COMMANDS) if did_you_mean(given, ["train"]) else "")
 
 
 def _run(command: str, words: list[str]) -> None:

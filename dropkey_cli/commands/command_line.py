@@ -59,7 +59,7 @@ def configs_first(words: list[str]) -> list[str]:
     parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
     given, rest = parser.parse_known_args(words)
     if None in given.config:
-        raise InputError("--config needs a YAML file or a recipe's name: write --config FILE; dropkey configs lists the recipes")
+        raise InputError("--config needs a YAML file or a recipe's name: write --config FILE; dropkey configs lists recipes")
     return [word for path in given.config for word in ("--config", config_file(path))] + rest
 
 

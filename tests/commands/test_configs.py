@@ -26,7 +26,9 @@ def test_one_is_printed_as_it_is(dropkey: Dropkey) -> None:
 
 
 def test_a_copy_is_a_config_of_ones_own_and_replaces_nothing(dropkey: Dropkey) -> None:
-    assert dropkey("configs", "quickstart", "--copy").out.startswith("quickstart.yaml: change it, then dropkey fit --config quick")
+    assert dropkey("configs", "quickstart", "--copy").out.startswith(
+        "quickstart.yaml: change it, then dropkey fit --config quick"
+    )
     assert Path("quickstart.yaml").read_text() == (ROOT / "quickstart.yaml").read_text()
     refused = dropkey("configs", "quickstart", "--copy")
     assert refused.code == 2

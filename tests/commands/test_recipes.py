@@ -25,7 +25,9 @@ def test_every_recipe_says_what_it_is_and_what_it_reaches() -> None:
 
 
 def test_a_head_may_run_over_several_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("# One\n# thing.\n# Claim: it\n# holds.\n# Another sentence.\n#   command\nx: 1\n# no head\n")
+    (tmp_path / "a.yaml").write_text(
+        "# One\n# thing.\n# Claim: it\n# holds.\n# Another sentence.\n#   command\nx: 1\n# no head\n"
+    )
     recipe = Recipe("a", tmp_path / "a.yaml")
     assert (recipe.description, recipe.claim) == ("One thing.", "it holds.")
 
@@ -84,6 +86,8 @@ def test_an_installed_wheel_has_the_recipes(tmp_path: Path) -> None:
     listed = done("venv/bin/dropkey", "configs")
     assert all(recipe.name in listed for recipe in recipes())
     assert done("venv/bin/dropkey", "configs", "quickstart") == (CONFIGS / "quickstart.yaml").read_text()
-    path = done("venv/bin/python", "-c", "from dropkey_cli.commands.recipes import find_recipe as f; print(f('quickstart').path)")
+    path = done(
+        "venv/bin/python", "-c", "from dropkey_cli.commands.recipes import find_recipe as f; print(f('quickstart').path)"
+    )
     assert path.startswith(str(tmp_path / "venv"))
     assert "dropkey_cli.data.digits.Digits" in done("venv/bin/dropkey", "fit", "--config", "quickstart", "--print_config")

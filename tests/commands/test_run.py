@@ -324,7 +324,7 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
         (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
         (["--data.root=photos", f"--output={'x' * 300}"], "cannot write --output 'xxx"),
         (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
-        (["--data.root=photos", "--top=3"], "unknown option --top; did you mean 'top_k'"),
+        (["--data.root=photos", "--top=3"], "unknown option --top; did you mean '--top_k'"),
     ],
 )
 def test_wrong_predict_options(words: list[str], message: str, trained: Path, photos: Path, refused: Refused) -> None:

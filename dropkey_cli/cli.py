@@ -25,6 +25,7 @@ OTHER_COMMANDS = {
     "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
     "benchmark": "what DropKey costs on this machine, in time and memory",
+    "completion": "Tab completion for bash, zsh or fish",
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 
@@ -115,6 +116,10 @@ def _dispatch(words: list[str]) -> None:
         from dropkey_cli.commands.configs import configs
 
         configs(words[1:])
+    elif command == "completion":
+        from dropkey_cli.commands.completion import completion
+
+        completion(words[1:], COMMANDS, TRAINER_COMMANDS)
     elif command == "models":
         from dropkey_cli.commands.models import models
 

@@ -61,7 +61,7 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         raise ValueError(f"devices is {devices}; expected at most {_MOST_DEVICES} in one machine")
     for name, known in _known_names().items():
         given = options.get(name)
-        if isinstance(given, str) and given not in known and not given.startswith(("deepspeed", "ddp", "fsdp")):
+        if isinstance(given, str) and given not in known:
             raise ValueError(f"{name} {given!r} is unknown; expected {', '.join(known[:6])}{did_you_mean(given, known)}")
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float) and interval <= 0:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, did_you_mean
 
 RUNS = Path("runs")
+DEPTH = 3
+"""Folders between a folder that is given and a run's: someone may give / or the home folder, which take minutes to search."""
 _NEEDED = {"config", "preprocessing", "class_names", "model"}
 # What Lightning reads; a checkpoint of weights alone lacks the last five
 _KINDS = {
@@ -86,7 +88,8 @@ def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "-
                 return folder / f"{name}.ckpt"
     if os.path.isdir(path) and (newest := _all_checkpoints(f"{prefer}.ckpt", path)):
         return newest[0]
-    raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}")
+    near = did_you_mean(given, ("best", "last"))
+    raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}{near}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -169,9 +172,11 @@ def _version(folder: Path) -> int:
 
 
 def _all_checkpoints(pattern: str, folder: Path = RUNS) -> list[Path]:
-    """Checkpoints of all runs under a folder, newest first."""
+    """Checkpoints of all runs under a folder, newest first; outside runs/ not deeper than runs lie in a project's folder."""
+    depths = ["**/"] if folder == RUNS else ["*/" * depth for depth in range(DEPTH + 1)]
     try:
-        return sorted(folder.glob(f"**/version_*/checkpoints/{pattern}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        found = [path for depth in depths for path in folder.glob(f"{depth}version_*/checkpoints/{pattern}")]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     except OSError as error:  # a folder that goes away meanwhile
         raise InputError(f"cannot look for checkpoints in {str(folder)!r} ({error}): give a run's folder or a file") from error
 

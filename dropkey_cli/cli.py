@@ -20,13 +20,19 @@ TRAINER_COMMANDS = {
     "predict": "classes of images, from a checkpoint, into predictions.csv",
 }
 OTHER_COMMANDS = {
+    "configs": "the shipped recipes with their claims; prints one, or copies it",
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
     "export": "a trained network for timm, ONNX or torch.export, checked as it is written",
     "benchmark": "what DropKey costs on this machine, in time and memory",
+    "completion": "Tab completion for bash, zsh or fish",
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
+
+OTHER_NAMES = {"train": "fit", "finetune": "fit", "eval": "validate", "evaluate": "validate", "val": "validate"}
+OTHER_NAMES |= {"infer": "predict", "inference": "predict", "classify": "predict", "recipes": "configs", "config": "configs"}
+OTHER_NAMES |= {"list": "models", "model": "models", "checks": "check", "bench": "benchmark", "resume": "fit"}
 
 LONGEST = 1600
 """Letters of an error message: what was given may be a whole file."""
@@ -36,10 +42,10 @@ HELP = f"""usage: dropkey COMMAND [OPTIONS]
 Train and run vision transformers regularised with DropKey (arXiv:2208.02646).
 
 commands:
-{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{text}" for name, text in COMMANDS.items())}
 
 first steps:
-  dropkey fit --config configs/quickstart.yaml
+  dropkey fit --config quickstart
   dropkey fit --data.root ./photos --model.model_name vit_tiny_patch16_224
   dropkey predict --ckpt_path best --data.root image.jpg
   dropkey models 'vit_tiny*'
@@ -87,6 +93,10 @@ def _dispatch(words: list[str]) -> None:
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
         _run(command, words[1:])
+    elif command in ("inspect", "benchmark", "export") and _help_wanted(words[1:]) is not None and "--fit" not in words:
+        from dropkey_cli.commands.help import print_tool_help
+
+        print_tool_help(command)
     elif command == "check":
         with _large_imports():
             from dropkey_cli.commands.check import check
@@ -108,19 +118,35 @@ def _dispatch(words: list[str]) -> None:
             from dropkey_cli.commands.export import export_command
 
         export_command(words[1:])
+    elif command == "configs":
+        from dropkey_cli.commands.configs import configs
+
+        configs(words[1:])
+    elif command == "completion":
+        from dropkey_cli.commands.completion import completion
+
+        completion(words[1:], COMMANDS, TRAINER_COMMANDS)
     elif command == "models":
         from dropkey_cli.commands.models import models
 
         models(words[1:])
     else:
-        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{_near_commands(command)}")
+
+
+def _near_commands(given: str) -> str:
+    """The nearest commands as the end of a sentence, also by what other tools call them."""
+    if given in OTHER_NAMES:
+        return f"; did you mean {OTHER_NAMES[given]!r}?"
+    return did_you_mean(given, COMMANDS) or (did_you_mean("fit", COMMANDS) if did_you_mean(given, ["train"]) else "")
 
 
 def _run(command: str, words: list[str]) -> None:
-    if {"-h", "--help"} & set(words):
+    about = _help_wanted(words)
+    if about is not None:
         from dropkey_cli.commands.help import print_help
 
-        print_help(command)
+        print_help(command, words, about)
         return
     from dropkey_cli.commands.command_line import check_environment, check_words, underscored
     from dropkey_cli.commands.early_errors import check_early
@@ -135,6 +161,18 @@ def _run(command: str, words: list[str]) -> None:
         from dropkey_cli.commands.run import run
 
     run(command, words, resumed=resumed)
+
+
+def _help_wanted(words: list[str]) -> str | None:
+    """What is after --help, "" for nothing, "all" for --help-all; None where no help is asked for."""
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        if word in ("--help-all", "--help_all"):
+            return "all"
+        if word in ("-h", "--help"):
+            return "" if after.startswith("-") else after
+        if word.startswith("--help="):
+            return word.partition("=")[2]
+    return None
 
 
 @contextmanager

@@ -232,3 +232,17 @@ def test_run_without_validation_gives_its_last_checkpoint() -> None:
     best = checkpoint("runs/a/version_0/checkpoints/best.ckpt")
     assert find_checkpoint("runs/a/version_0") == best
     assert find_checkpoint("runs/a/version_0", prefer="last") == last
+
+
+def test_a_large_folder_is_not_searched_to_its_bottom() -> None:
+    near = checkpoint("home/work/project/runs/a/version_0/checkpoints/best.ckpt")
+    assert find_checkpoint("home/work/project") == find_checkpoint("home/work") == near
+    with pytest.raises(InputError, match="'home' is neither a checkpoint nor a run folder"):
+        find_checkpoint("home")
+    deep = checkpoint("runs/a/b/c/d/e/version_0/checkpoints/best.ckpt")
+    assert find_checkpoint("best") == find_checkpoint("runs") == deep
+
+
+def test_a_word_that_is_nearly_one_is_named() -> None:
+    with pytest.raises(InputError, match=r"'bset' is neither .*; did you mean 'best'\?$"):
+        find_checkpoint("bset")

@@ -33,7 +33,18 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"dropkey {__version__}\n"
 
 
-@pytest.mark.parametrize(("word", "near"), [("fitt", "'fit'"), ("tset", "'test'"), ("inspct", "'inspect'"), ("xyz", "predict")])
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("fitt", "'fit'"),
+        ("tset", "'test'"),
+        ("inspct", "'inspect'"),
+        ("xyz", "predict"),
+        ("train", "mean 'fit'"),
+        ("trian", "mean 'fit'"),
+        ("eval", "mean 'validate'"),
+    ],
+)
 def test_unknown_command_is_named_with_the_nearest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
     out, err = capsys.readouterr()

@@ -11,6 +11,7 @@ import yaml
 
 from dropkey_cli.cli import COMMANDS, OTHER_COMMANDS, main
 from dropkey_cli.commands import benchmark
+from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, image_config
 from dropkey_cli.patching.apply import apply_dropkey
@@ -71,7 +72,7 @@ def test_command_of_the_readme_is_one_that_parses(
     command, *words = shlex.split(line)
     assert command in COMMANDS
     if command == "benchmark":  # which takes minutes
-        assert benchmark._settings(benchmark._parser().parse_args(words)).rounds > 0
+        assert benchmark._settings(tool_parser("benchmark").parse_args(words)).rounds > 0
     elif command in OTHER_COMMANDS:
         assert main([command, *words]) == 0
     else:

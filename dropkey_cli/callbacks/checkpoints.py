@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationSchedule
 from torch import Tensor
 from torchmetrics import Metric
 
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.callbacks.step_rows import keep_rows_before
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.data.loading import TrainSampler
@@ -131,7 +132,7 @@ class LastCheckpoint(Checkpoint):
         silent = self.signals.obeyed or isinstance(exception, RunError) or not trainer.is_global_zero
         if self._began and not silent and self.path.is_file():
             todo = f"continue with: {resume_command(self.folder)}"
-            print(f"the last checkpoint is that of step {self._saved_step}; {todo}", file=sys.stderr)
+            say(f"the last checkpoint is that of step {self._saved_step}; {todo}", error=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out: the metrics of the epoch so far, of all processes together, and the place in it."""
@@ -154,7 +155,7 @@ class LastCheckpoint(Checkpoint):
             raise SystemExit(0)
         if number == getattr(signal, "SIGUSR1", None):
             requeue()
-        print(f"stopped at step {trainer.global_step}; continue with: {resume_command(self.folder)}", flush=True)
+        say(f"stopped at step {trainer.global_step}; continue with: {resume_command(self.folder)}")
         raise SystemExit(128 + number)
 
 

@@ -21,6 +21,7 @@ from dropkey_cli.callbacks.nonfinite_report import (
     story,
     ways_out,
 )
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.errors import RunError
 
 MOST_SKIPPED_IN_A_ROW = 20
@@ -220,7 +221,7 @@ def _scaler(trainer: Trainer) -> object | None:
 
 def _say(trainer: Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        print(f"warning: {text}", flush=True)
+        say(f"warning: {text}")
 
 
 def _log(trainer: Trainer, values: dict[str, float]) -> None:

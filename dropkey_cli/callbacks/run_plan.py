@@ -1,11 +1,16 @@
 """Says before training what will happen, and after it what to type next."""
 
 import shlex
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from dropkey_cli.callbacks.run_log import note, say
 from dropkey_cli.files import from_here
 
 
@@ -44,26 +49,45 @@ class RunPlan(Callback):
         if not trainer.is_global_zero:
             return
         if not self._trained:  # a resumed run
-            print(f"nothing was left to train after step {trainer.global_step}: give a larger --trainer.max_epochs to go on")
+            say(f"nothing was left to train after step {trainer.global_step}: give a larger --trainer.max_epochs to go on")
         best = trainer.checkpoint_callback
         if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
             return
         path = from_here(best.best_model_path)
-        print(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
-        print(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
+        say(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
+        say(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
 
 
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
-    device = trainer.strategy.root_device.type
     strategy = f" ({type(trainer.strategy).__name__})" if trainer.world_size > 1 else ""
     epochs = f"{trainer.max_epochs} epoch{'s'[: trainer.max_epochs != 1]}, " if trainer.max_epochs != -1 else ""
     return [
-        ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps"),
-        ("device", f"{trainer.world_size} × {device}{strategy}, precision {trainer.precision}"),
+        ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps{_images_per_step(trainer)}"),
+        ("device", f"{trainer.world_size} × {_device_name(trainer)}{strategy}, precision {trainer.precision}"),
     ]
 
 
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def _images_per_step(trainer: Trainer) -> str:
+    """How many images make an optimizer step, and of what that is the product; "" where the data have no batch size."""
+    batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]  # Lightning sets it
+    if batch_size is None:
+        return ""
+    factors = {"devices": trainer.world_size, "batches accumulated": trainer.accumulate_grad_batches}
+    shown = "".join(f" × {number} {name}" for name, number in factors.items() if number > 1)
+    images = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    return f" of {images} images{f' ({batch_size}{shown})' if shown else ''}"
+
+
 def _print(lines: list[tuple[str, str]]) -> None:
+    """Print the plan, in a terminal with its texts in one column."""
+    width = shutil.get_terminal_size().columns - 12 if sys.stdout.isatty() else 10_000
     for name, text in lines:
-        print(f"{name:<12}{text}", flush=True)
+        wrapped = textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
+        print(f"{name:<12}" + f"\n{'':<12}".join(wrapped), flush=True)
+        note(f"{name:<12}{text}")

@@ -1,6 +1,5 @@
 """Names and counts the images that could not be read, so that none goes missing in silence."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import RunError
 
@@ -72,7 +72,7 @@ class SkippedImages(Callback):
         paths = sorted({path for each in gathered for path in each})
         if paths and trainer.is_global_zero:
             named = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
-            print(f"{len(paths)} unreadable image{'s'[: len(paths) != 1]} skipped: {named} (dropkey check lists all)")
+            say(f"{len(paths)} unreadable image{'s'[: len(paths) != 1]} skipped: {named} (dropkey check lists all)")
 
     on_test_end = on_train_end
 
@@ -86,6 +86,6 @@ class SkippedImages(Callback):
             return
         self.paths[path] = None
         if len(self.paths) <= NAMED:
-            print(f"skipped {path!r}: {error}", file=sys.stderr)
+            say(f"skipped {path!r}: {error}", error=True)
         elif len(self.paths) == NAMED + 1:
-            print("further unreadable images are only counted", file=sys.stderr)
+            say("further unreadable images are only counted", error=True)

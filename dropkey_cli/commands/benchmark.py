@@ -5,27 +5,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse import Namespace
 
 from dropkey_cli.benchmark.attention import CPU_SHAPES, GPU_SHAPES, AttentionRow, Shape, Skipped, measure_attention
 from dropkey_cli.benchmark.machine import describe_machine
 from dropkey_cli.benchmark.report import check_json, notes, print_table, skipped_lines, to_json, write_json
-from dropkey_cli.benchmark.settings import BenchmarkSettings, Precision, find_device, find_precision, memory_hint
+from dropkey_cli.benchmark.settings import BenchmarkSettings, find_device, find_precision, memory_hint
 from dropkey_cli.benchmark.step import Network, StepRow, measure_steps
 from dropkey_cli.benchmark.timing import clock_for
-from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import check_ratio
 from dropkey_cli.models.factory import image_config
 from dropkey_cli.models.sources import resolve_name
 
-DESCRIPTION = """\
-What DropKey costs on this machine, in time and memory: attention alone on built-in shapes or, with --model, a whole training
-step. dropkey benchmark --fit times a training run and says where its time goes.
-"""
 ATTENTION_ROUNDS, STEP_ROUNDS = 15, 9
-SHAPES = list[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]] | None
 CPU_BATCH, GPU_BATCH = 8, 128
 
 
@@ -52,7 +46,7 @@ def benchmark(words: list[str]) -> None:
 
         benchmark_fit([word for word in words if word != "--fit"])
         return
-    options = _parser().parse_args(words)
+    options = tool_parser("benchmark").parse_args(words)
     settings = _settings(options)
     report: dict[str, Any] = {"machine": describe_machine(settings.device), "settings": _describe(settings), "tables": []}
     for name, fact in {**report["machine"], **report["settings"]}.items():
@@ -133,23 +127,3 @@ def _plain(measured: Measured) -> dict[str, Any]:
         "rows": [to_json(row) for row in measured.rows],
         "not_run": [row._asdict() for row in measured.skipped],
     }
-
-
-def _parser() -> ArgumentParser:
-    parser = OneLineParser(prog="dropkey benchmark", description=DESCRIPTION)
-    parser.add_argument("--model", type=str | None, help="A network, as for inspect: time its training step instead.")
-    parser.add_argument(
-        "--fit", action="store_true", help="Time a training run, with the options of dropkey fit; see --fit --help."
-    )
-    parser.add_argument("--batch_size", type=PositiveInt | None, help="Images per step, or B of every shape.")
-    parser.add_argument("--image_size", type=PositiveInt | None, help="With --model: image height and width in pixels.")
-    parser.add_argument("--model_args", type=dict[str, Any] | None, help="With --model: further constructor arguments.")
-    parser.add_argument("--shapes", type=SHAPES, help="Other shapes, e.g. [[8, 12, 197, 64]]: batch, heads, tokens, head dim.")
-    parser.add_argument("--ratio", type=float, default=0.1, help="Drop ratio of every layer.")
-    parser.add_argument("--precision", type=Precision | None, help="Default: bf16-mixed on a GPU that has it, else 32-true.")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:1.")
-    parser.add_argument("--num_threads", type=PositiveInt | None, help="CPU threads; one by default on a CPU.")
-    parser.add_argument("--rounds", type=PositiveInt | None, help="Samples of each figure.")
-    parser.add_argument("--compile", type=bool | None, help="Also under torch.compile (default: true without --model).")
-    parser.add_argument("--json", type=str | None, help="Also write everything, unrounded, into this file.")
-    return parser

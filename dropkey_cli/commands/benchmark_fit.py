@@ -36,7 +36,7 @@ STEP_PARTS = {
     "batch seeds": ("?Callback?BatchSeeds.*",),
     "metrics": ("metrics",),
     "logging": ("logging",),
-    "progress": ("?Callback?Progress*",),
+    "progress": ("?Callback?Progress*", "?Callback?Pace.*", "?Callback?RunLog.*"),
 }
 OVERHEAD = ("drop-ratio monitor", "batch seeds", "metrics", "logging", "progress")
 START_PARTS = {

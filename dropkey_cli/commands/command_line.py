@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from dropkey_cli.checkpoints import find_checkpoint
+from dropkey_cli.commands.recipes import config_file
 from dropkey_cli.commands.yaml_text import is_text, load_yaml
 from dropkey_cli.errors import InputError
 
@@ -50,13 +51,16 @@ def check_environment() -> None:
 
 
 def configs_first(words: list[str]) -> list[str]:
-    """The words with all ``--config FILE`` in front: later words win, and the command line wins over every config."""
+    """The words with all ``--config FILE`` in front, recipes by their files.
+
+    Later words win, and the command line wins over every config.
+    """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
     given, rest = parser.parse_known_args(words)
     if None in given.config:
-        raise InputError("--config needs a YAML file: write --config FILE")
-    return [word for path in given.config for word in ("--config", path)] + rest
+        raise InputError("--config needs a YAML file or a recipe's name: write --config FILE; dropkey configs lists recipes")
+    return [word for path in given.config for word in ("--config", config_file(path))] + rest
 
 
 def given_checkpoint(words: list[str]) -> str | None:

@@ -4,15 +4,22 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 from yaml.representer import RepresenterError
 
+from dropkey_cli.commands.nearest import near_options
+from dropkey_cli.commands.option_list import choices
+from dropkey_cli.commands.own_options import LOGGERS
+from dropkey_cli.commands.recipes import missing_config
 from dropkey_cli.commands.signatures import constructor_options
+from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.errors import InputError, did_you_mean
 
 _UNKNOWN = re.compile(
@@ -54,6 +61,21 @@ class OneLineParser(LightningArgumentParser):
         raise InputError(explain(message, getattr(ex, "subcommand_parser", None) or self)) from ex
 
 
+def tool_parser(command: str) -> OneLineParser:
+    """The parser of a command's options.
+
+    Args:
+        command: inspect, benchmark or export.
+    """
+    parser = OneLineParser(prog=f"dropkey {command}", description=TOOLS[command].description)
+    for option in TOOLS[command].options:
+        if option.type is None:
+            parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
+        else:
+            parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
+    return parser
+
+
 def explain_trainer(error: Exception, given: dict[str, Any]) -> str:
     """One sentence for the Trainer's refusal of its options, with those that it speaks of as they were given.
 
@@ -62,6 +84,8 @@ def explain_trainer(error: Exception, given: dict[str, Any]) -> str:
         given: Its options.
     """
     message = str(error)
+    if "No supported gpu backend" in message:
+        return "--trainer.accelerator 'gpu' is not valid here, no GPU is found: give --trainer.accelerator cpu, or auto"
     options = {
         name: value for name, value in given.items() if isinstance(value, str | int | float | dict) and value is not False
     }
@@ -110,6 +134,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if unknown := _UNKNOWN.search(message):
         return _explain_unknown(unknown.groupdict(), prefix, message, parser)
     if missing := re.search(r"File does not exist: '(.*)'|Path is not a file: '(.*)'", message):
+        if prefix == "config":
+            return missing_config(missing[1] or missing[2])
         trouble = "does not exist" if missing[1] else "is not a file"
         return f"--{prefix} {missing[1] or missing[2]!r} {trouble}: check the path"
     if broken := _NO_CLASS.search(message):
@@ -126,8 +152,18 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if prefix in _CLASS_EXAMPLES:  # "Not a valid subclass" stands where other types say what they expect
             innermost = [f"a class path such as {_CLASS_EXAMPLES[prefix]}"]
         value = _NESTED.sub(r"\1", given[1])
-        return f"{prefix} {value!r} is not valid: expected {' or '.join(dict.fromkeys(map(plain_type, innermost)))}"
+        words = " or ".join(dict.fromkeys(map(plain_type, innermost)))
+        return f"{prefix} {value!r} is not valid: expected {words}{_near_value(prefix, value, innermost)}"
     return " ".join(message.split())
+
+
+def _near_value(option: str, value: str, expected: list[str]) -> str:
+    """The nearest of the words that an option takes, as the end of a sentence, or nothing."""
+    if option == "trainer.logger" and (near := get_close_matches(value, LOGGERS, n=1)):
+        return f"; a logger is given by its name as --logger {near[0]}"
+    known = callbacks.__all__ if option == "trainer.callbacks" else []
+    words = [word for kind in expected if kind == "bool" or "Literal[" in kind for word in choices(kind)]
+    return did_you_mean(value, [*known, *words])
 
 
 def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, parser: ArgumentParser) -> str:
@@ -140,7 +176,7 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
         known |= {f"{prefix}.{option}" for option in constructor_options(import_object(class_path))}
     known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
     known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
-    return f"unknown option --{full}{did_you_mean(full, known - {full})}"
+    return f"unknown option --{full}{near_options(full, known - {full})}"
 
 
 def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:

@@ -6,9 +6,11 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 from jsonargparse._util import import_object
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from dropkey_cli.commands.config_errors import plain_type
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, did_you_mean
 
 _LARGEST = 2**63 - 1
 """What torch and the loops over batches can count to."""
@@ -57,9 +59,23 @@ def check_trainer_options(options: dict[str, Any]) -> None:
     devices = str(options.get("devices"))
     if devices.isdecimal() and int(devices) > _MOST_DEVICES:  # Lightning makes a list of them
         raise ValueError(f"devices is {devices}; expected at most {_MOST_DEVICES} in one machine")
+    for name, known in _known_names().items():
+        given = options.get(name)
+        if isinstance(given, str) and given not in known:
+            raise ValueError(f"{name} {given!r} is unknown; expected {', '.join(known[:6])}{did_you_mean(given, known)}")
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float) and interval <= 0:
         raise ValueError(f"val_check_interval is {interval}; expected a number of batches, or a share of the epoch above 0")
+
+
+def _known_names() -> dict[str, list[str]]:
+    """What Lightning knows by name, the usual names first."""
+    return {
+        "strategy": list(dict.fromkeys(["auto", "ddp", "fsdp2", *StrategyRegistry.available_strategies()])),
+        "accelerator": ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())],
+        "profiler": ["simple", "advanced", "pytorch", "xla"],
+        "gradient_clip_algorithm": ["norm", "value"],
+    }
 
 
 def _check_nulls(part: str, section: Namespace) -> None:

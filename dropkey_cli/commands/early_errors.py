@@ -8,13 +8,18 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.nearest import near_options
+from dropkey_cli.commands.option_list import TRAINER
 from dropkey_cli.commands.own_options import own_options
+from dropkey_cli.commands.recipes import missing_config
 from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.commands.yaml_text import RepeatedKeyError, load_yaml
+from dropkey_cli.errors import InputError
 
-TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 # Of Trainer.fit and the like
 _NOT_OPTIONS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 _SECTIONS = ("--trainer.", "--model.", "--data.")
@@ -33,19 +38,20 @@ def check_early(command: str, words: list[str]) -> None:
     """
     words = configs_first(words)
     names = [_name(word) for word in words]
-    if any(name.endswith("help_all") or name.endswith(".help") for name in names):
-        return  # these are answered before anything is refused
+    if any(name.endswith(".help") for name in names):
+        return  # it is answered before anything is refused
     paths = [path for name, path in zip(names, words[1:], strict=False) if name == "config"]
     configs = [read_config(path) for path in paths if _is_file(path)]
     _check_sections(configs)
+    given = [*filter(None, names), *(key for config in configs for key in _keys(config))]
+    known = known_options(command)
+    _check_names(given, known, {"trainer"})
+    _check_inline(words)
     checkpoint = asked_checkpoint(command, words)
     # What a checkpoint, standard input or a pipe says may name other classes
     all_read = len(configs) == len(paths) and checkpoint is None
     parts = {part for part in ("model", "data") if all_read and _is_default_class(part, names, configs)}
-    known = known_options(command)
-    for name in (*filter(None, names), *(key for config in configs for key in _keys(config))):
-        if _is_unknown(name, known, {"trainer", *parts}):
-            raise InputError(f"unknown option --{name}{did_you_mean(name, known)}")
+    _check_names(given, known, {"trainer", *parts})
     for word, value in zip(words, [*words[1:], "--"], strict=False):
         takes_value = word[2:] in known - {"print_config"} or word.startswith(_SECTIONS)
         if word.startswith("--") and takes_value and "=" not in word and value.startswith("--"):
@@ -63,6 +69,27 @@ def known_options(command: str) -> set[str]:
     return options | {f"data.{name}" for name in constructor_options(outline(DEFAULT_DATA))}
 
 
+def _check_names(names: list[str], known: set[str], parts: set[str]) -> None:
+    for name in names:
+        if _is_unknown(name, known, parts):
+            raise InputError(f"unknown option --{name}{near_options(name, known)}")
+
+
+def _check_inline(words: list[str]) -> None:
+    """Refuse keys that are given twice in YAML on the command line, as in files."""
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        text = value if equals else after
+        if not name.startswith("--") or not (text.startswith(("{", "[")) or (name == "--config" and ":" in text)):
+            continue
+        try:
+            load_yaml(text)
+        except RepeatedKeyError as error:
+            raise InputError(f"{name} {text!r}: {error}") from error
+        except yaml.YAMLError:  # the parser says so, if it is to be YAML
+            continue
+
+
 def _name(word: str) -> str:
     """The option that a word is; empty if it is none."""
     return word[2:].partition("=")[0].removesuffix("+") if word.startswith("--") else ""
@@ -74,7 +101,7 @@ def _is_file(given: str) -> bool:
     if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode):  # /dev/zero never ends
         raise InputError(f"--config {path!r} is a device, not a file: check the path")
     if os.path.isdir(path) or not (os.path.exists(path) or given == "-" or set(given) & set(":{[")):
-        raise InputError(f"--config {path!r} {'is not a file' if os.path.isdir(path) else 'does not exist'}: check the path")
+        raise InputError(missing_config(path))
     return os.path.isfile(path)
 
 

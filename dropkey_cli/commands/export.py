@@ -4,21 +4,15 @@ import shlex
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 
 from dropkey_cli.checkpoints import find_checkpoint
 from dropkey_cli.commands.command_line import check_words, underscored
-from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.errors import InputError, did_you_mean
 from dropkey_cli.export.exporting import FORMS, check_output, export
 from dropkey_cli.export.hub import check_push, push
 from dropkey_cli.export.onnx_file import require_onnx
 from dropkey_cli.export.trained import Trained, read_trained
-
-DESCRIPTION = """\
-Write a trained network in forms that run without dropkey. Each is loaded again and compared with the network on images; where
-it computes something else, nothing is written. Nothing is pushed anywhere unless asked.
-"""
 
 
 def export_command(words: list[str]) -> None:
@@ -32,7 +26,7 @@ def export_command(words: list[str]) -> None:
         RunError: If an export computes something else than the network, or the hub refuses it.
     """
     check_words(words)
-    options = _parser().parse_args(underscored(words))
+    options = tool_parser("export").parse_args(underscored(words))
     forms = _forms(options.format)
     if options.output is None:
         raise InputError("no folder is given to write to: add --output DIR")
@@ -84,24 +78,3 @@ def _print_use(trained: Trained, output: Path) -> None:
         print(f"note        timm has {trained.name} from dropkey only: import dropkey_cli.models first")
     print(f'use         {first}timm.create_model("local-dir:{output}", pretrained=True)')
     print(f"            dropkey fit --model.model_name {shlex.quote(f'local-dir:{output}')} --data.root YOUR_IMAGES")
-
-
-def _parser() -> ArgumentParser:
-    parser = OneLineParser(prog="dropkey export", description=DESCRIPTION)
-    parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint file, run folder, or best or last of the newest run.")
-    parser.add_argument(
-        "--format",
-        type=str,
-        default="timm",
-        help="timm: a folder that timm loads; onnx: model.onnx; torch: model.pt2 for torch.export.load; or several: timm,onnx.",
-    )
-    parser.add_argument("--output", type=str | None, help="The folder to make; it must not be there yet.")
-    parser.add_argument(
-        "--images",
-        type=str | None,
-        help="An image or a folder to compare on (default: the training images, if they are still there; else random ones).",
-    )
-    parser.add_argument("--push_to_hub", type=str | None, help="Also upload the folder to the Hugging Face Hub, as USER/NAME.")
-    parser.add_argument("--public", action="store_true", help="With --push_to_hub: a new model is public, not private.")
-    parser.add_argument("--num_threads", type=int | None, help="Threads per CPU operation.")
-    return parser

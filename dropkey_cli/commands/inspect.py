@@ -1,12 +1,11 @@
 """``dropkey inspect MODEL``: where a model attends and how much DropKey would drop there. No weights are allocated."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
-from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, image_config
@@ -44,10 +43,7 @@ def inspect(words: list[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = OneLineParser(prog="dropkey inspect", description="Where a model attends and how much DropKey would drop there.")
+    parser = tool_parser("inspect")
     parser.add_argument("model", type=str, help="timm's name of the network, hf-hub:USER/NAME or local-dir:FOLDER.")
-    parser.add_argument("--image_size", type=int | None, help="Image height and width in pixels (default: the model's own).")
-    parser.add_argument("--model_args", type=dict[str, Any] | None, help="Further arguments of the network's constructor.")
-    parser.add_argument("--masks", type=str | None, help="Also draw masks of three layers into this file, e.g. masks.png.")
     parser.add_class_arguments(DropKeySettings, "dropkey")
     return parser

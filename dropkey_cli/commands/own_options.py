@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, OpenUnitInterval, PositiveInt
 
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 EVERY = ("fit", "validate", "test", "predict")
 
 

@@ -1,8 +1,8 @@
 """``dropkey fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, errors and run folders."""
 
-import errno
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,9 +19,11 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from dropkey_cli.callbacks.memory_advice import MemoryAdvice
+from dropkey_cli.callbacks.pace import FetchTimes
 from dropkey_cli.callbacks.predictions import PredictionWriter
-from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.report import Report, report_folder
+from dropkey_cli.callbacks.run_log import RunLog
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
 from dropkey_cli.checkpoints import claim_run_folder, give_back_run_folder, read_checkpoint
@@ -30,8 +32,9 @@ from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, r
 from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
 from dropkey_cli.commands.config_values import check_trainer_options, check_values
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
+from dropkey_cli.commands.failures import explained
 from dropkey_cli.commands.fsdp import FullySharded
-from dropkey_cli.commands.processes import check_processes, end_children, lost_process
+from dropkey_cli.commands.processes import check_processes, end_children
 from dropkey_cli.commands.resume import record_job
 from dropkey_cli.commands.run_parts import (
     add_own_options,
@@ -41,12 +44,12 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    progress_callbacks,
     recipe_callbacks,
     resolve_model,
 )
 from dropkey_cli.errors import InputError, RunError
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 UNWRITABLE = re.compile(r"^.*: Unable to serialize instance .*\n", re.MULTILINE)
 """Where jsonargparse cannot write an option's default as text, such as the device of StochasticWeightAveraging."""
 StrategyRegistry.register("fsdp2", FullySharded)
@@ -72,29 +75,17 @@ def run(
         RunError: If the run cannot go on though they were right.
     """
     _quieten()
-    words = ["--help" if word == "--help_all" else word for word in configs_first(words)]
     try:
-        (cli or RunCLI)(command, words, resumed)
+        (cli or RunCLI)(command, configs_first(words), resumed)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except Exception as error:
         # jsonargparse and the data loaders wrap what a constructor or a worker raised
-        if (cause := _explained(error)) is not None:
+        if (cause := explained(error)) is not None:
             raise cause from error
         if isinstance(error, ValueError) and (refusal := explain_refusal(error)) is not None:
             raise InputError(refusal) from error
         raise
-
-
-def _explained(error: BaseException | None) -> InputError | RunError | None:
-    """The error with a message for the user that an error was raised from."""
-    while error is not None and not isinstance(error, InputError | RunError):
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return RunError(f"writing failed ({error}): free some space or mend the folder")
-        if lost_process(error):
-            return RunError("another process of this run has ended: what it printed, or the system's log, says why; mend that")
-        error = error.__cause__ or error.__context__
-    return error
 
 
 class RunCLI(LightningCLI):
@@ -106,6 +97,9 @@ class RunCLI(LightningCLI):
         self.defaults = {"model": {"class_path": DEFAULT_TASK}, "data": {"class_path": DEFAULT_DATA}}
         self.folder: Path | None = None
         self.signals = StopSignals()
+        self.memory = MemoryAdvice()
+        self.log: RunLog | None = None
+        self.typed = shlex.join(["dropkey", command, *words])
         self.asked = ""
         self.known: dict[str, Any] = {}
         self.class_names: list[str] = []
@@ -211,12 +205,12 @@ class RunCLI(LightningCLI):
         elif self.command != "fit" and options.report and not config.get("fast_dev_run"):
             folder, of_run = report_folder(self.command, Path(options.ckpt_path))
             callbacks = [*callbacks, Report(folder, run=of_run)]
-        callbacks += [self.signals, SkippedImages()]
+        callbacks += [self.signals, SkippedImages(), self.memory]
         config["plugins"] = [*as_list(config.get("plugins")), DurableCheckpointIO()]
-        terminal = sys.stdout.isatty()
-        if config.get("enable_progress_bar") is None:
-            config["enable_progress_bar"] = terminal
-            callbacks.append(ProgressBar() if terminal else ProgressLines())
+        asked = config.get("enable_progress_bar")
+        callbacks += progress_callbacks(self.command, bar=asked, terminal=sys.stdout.isatty(), resumed=self.resumed is not None)
+        config["enable_progress_bar"] = sys.stdout.isatty() if asked is None else asked
+        config["profiler"] = config.get("profiler") or FetchTimes()
         try:
             check_trainer_options(config)
             trainer = super()._instantiate_trainer(config, callbacks)
@@ -241,11 +235,16 @@ class RunCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             if not self.signals.obeyed:  # else all processes have agreed to end
                 end_children(self.trainer)
                 self._give_back_folder()
+            if self.memory.advice is not None:
+                raise RunError(self.memory.advice) from error
             raise
+        finally:
+            if self.log is not None:
+                self.log.close()
 
     def _give_back_folder(self) -> None:
         """Remove the run's folder if nothing began."""
@@ -253,7 +252,8 @@ class RunCLI(LightningCLI):
             give_back_run_folder(self.folder)
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
-        callbacks = fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)
+        self.log = RunLog(self.folder, self.typed)
+        callbacks = [self.log, *fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)]
         best = None
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None

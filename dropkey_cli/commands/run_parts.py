@@ -15,7 +15,9 @@ from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.learning_rate import LearningRate
+from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.patience import Patience
+from dropkey_cli.callbacks.progress import EvaluationLines, ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
@@ -83,6 +85,22 @@ def recipe_callbacks(options: Namespace, *, validates: bool) -> list[Callback]:
             raise InputError(f"--patience {options.patience} goes by validation, but {reason}: leave it out")
         callbacks.append(Patience(monitor, int(options.patience)))
     return callbacks
+
+
+def progress_callbacks(command: str, *, bar: bool | None, terminal: bool, resumed: bool) -> list[Callback]:
+    """What shows how far a run is: a bar in a terminal, else lines; those of a training run go into run.log in any case.
+
+    Args:
+        command: fit, validate, test or predict.
+        bar: What --trainer.enable_progress_bar asks for; false for nothing at all on the terminal.
+        terminal: Whether the standard output is one.
+        resumed: Whether an earlier part of the same run was there.
+    """
+    shows_bar, shows_lines = (terminal if bar is None else bar), bar is None and not terminal
+    if command != "fit":
+        return [ProgressBar()] if shows_bar else [EvaluationLines()] if shows_lines else []
+    pace = Pace(resumed=resumed)
+    return [pace, ProgressLines(pace, printed=shows_lines), *([ProgressBar(pace)] if shows_bar else [])]
 
 
 def default_precision() -> str:

@@ -9,6 +9,10 @@ MAX_NODES = 100_000
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
+class RepeatedKeyError(yaml.YAMLError):
+    """A key is given twice."""
+
+
 def load_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """What a YAML text says, as plain Python values.
 
@@ -67,11 +71,15 @@ def _check_keys(node: yaml.MappingNode) -> None:
             shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
             raise yaml.YAMLError(f"line {_line(key)}: the key {shown!r} is no option's name; expected text; correct it")
         if key.value in lines:
-            raise yaml.YAMLError(
-                f"the key {key.value!r} is given twice, in lines {lines[key.value]} and {_line(key)}; "
+            raise RepeatedKeyError(
+                f"the key {key.value!r} is given twice, in {_lines(lines[key.value], _line(key))}; "
                 "expected once, since the second would silently win; keep one"
             )
         lines[key.value] = _line(key)
+
+
+def _lines(first: int, second: int) -> str:
+    return f"line {first}" if first == second else f"lines {first} and {second}"
 
 
 def _line(node: yaml.Node) -> int:

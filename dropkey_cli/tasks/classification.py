@@ -264,7 +264,7 @@ class Classification(OptimizedModule):
         native = image_config(self.model_name, self.model_args).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
-        lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan)))
+        lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan).removeprefix("DropKey in ")))
         lines += self.optimization_lines()
         lines += loss_lines(self.loss_name, self.label_smoothing, self._weights_by_name())
         lines += mixing_lines(self.mixing, self.mix_off_share)

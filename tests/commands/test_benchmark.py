@@ -132,7 +132,7 @@ def test_lack_of_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--rounds", "0"], "rounds '0' is not valid: expected a whole number from 1"),
         (["--json", "nowhere/benchmark.json"], "^--json 'nowhere/benchmark.json' cannot be written"),
         (["--json", "."], "^--json '.' cannot be written"),
-        (["--batchsize", "8"], "unknown option --batchsize; did you mean 'batch_size'"),
+        (["--batchsize", "8"], "unknown option --batchsize; did you mean '--batch_size'"),
         (["vit_tiny_patch16_224"], "unexpected 'vit_tiny_patch16_224'"),
     ],
 )

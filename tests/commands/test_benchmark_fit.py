@@ -140,7 +140,7 @@ def test_steps_of_short_epochs_are_all_counted(run: Callable[..., tuple[Any, str
         (["--trainer.fast_dev_run=2"], "--trainer.fast_dev_run ends before there is anything to time: leave it out"),
         (["--trainer.max_time=00:00:00:00"], "of 65 steps: leave out what limits it, or give fewer --steps"),
         (["--steps=0"], "steps"),
-        (["--setps=3"], "unknown option --setps; did you mean 'steps'"),
+        (["--setps=3"], "unknown option --setps; did you mean '--steps'"),
     ],
 )
 def test_what_cannot_work_is_said(words: list[str], message: str, run: Callable[..., tuple[Any, str]]) -> None:

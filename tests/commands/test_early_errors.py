@@ -93,7 +93,6 @@ def test_the_parser_says_the_same_when_it_comes_to_it(words: list[str] | str) ->
         ["--trainer", "trainer.yaml", "--trainer.logger.save_dir", "x"],
         ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patience=3"],
         ["--model.model_args.depth", "3", "--model.dropkey.class_path", "my.Settings"],
-        ["--nmae", "x", "--help_all"],
         ["--model.help", "my.Model"],
         ["--trainer.max_steps", "-1", "--print_config"],
         ["--config", "{model: {width: 3}}"],
@@ -122,6 +121,29 @@ def test_what_the_parser_may_accept_is_left_to_it(words: list[str]) -> None:
 )
 def test_a_config_that_the_parser_may_accept_is_left_to_it(content: str) -> None:
     check_early("fit", [*write(content), *(["--model.width=3"] if "my.Model" in content else [])])
+
+
+def test_an_unknown_option_is_named_before_a_missing_checkpoint() -> None:
+    with pytest.raises(InputError, match=r"^unknown option --ckpt_pth; did you mean '--ckpt_path'\?$"):
+        check_early("predict", ["--ckpt_pth", "x"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "{trainer: {max_epochs: 1, max_epochs: 2}}"],
+        ["--config", "name: a\nmax_epochs: 1\nmax_epochs: 2"],
+        ["--model.model_args={max_epochs: 1, max_epochs: 2}"],
+        ["--trainer.callbacks", "[{max_epochs: 1, max_epochs: 2}]"],
+    ],
+)
+def test_a_key_given_twice_on_the_command_line_is_refused_as_in_files(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^--\S+ .*: the key 'max_epochs' is given twice, in line"):
+        check_early("fit", words)
+
+
+def test_what_is_no_yaml_may_be_a_text() -> None:
+    check_early("fit", ["--name", "{a: 1", "--data.root", "[x"])
 
 
 def test_classes_of_a_checkpoint_are_left_to_the_parser() -> None:

@@ -64,7 +64,7 @@ def test_a_large_model_needs_no_memory(capsys: pytest.CaptureFixture[str]) -> No
         ([], "the following arguments are required: model"),
         (["vit_tny_patch16_224"], "'vit_tny_patch16_224' is not a model .*did you mean 'vit_tiny_patch16_224'"),
         (["resnet18"], "^ResNet has no attention layer that DropKey can act on"),
-        (["vit_tiny_patch16_224", "--dropkey.ratoi", "1"], "unknown option --dropkey.ratoi; did you mean 'dropkey.ratio'"),
+        (["vit_tiny_patch16_224", "--dropkey.ratoi", "1"], "unknown option --dropkey.ratoi; did you mean '--dropkey.ratio'"),
         (["vit_tiny_patch16_224", "--dropkey.ratio", "1"], r"ratio 1.0 is not a drop ratio"),
         (["vit_tiny_patch16_224", "--image_size", "0"], "img_size=0"),
         (["vit_tiny_patch16_224", "--image_size", "big"], "image_size 'big' is not valid: expected a whole number or null"),

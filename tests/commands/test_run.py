@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from dropkey_cli.commands.run import run
 from dropkey_cli.errors import RunError
 from dropkey_cli.models import availability, factory
+from dropkey_cli.tasks.classification import Classification
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ("fit", "--config", str(ROOT / "configs" / "quickstart.yaml"))
@@ -70,12 +71,43 @@ def test_run_folder(trained: Path) -> None:
         "calibration.png",
     )
     report = {f"report/{name}" for name in names}
-    assert files == {"config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", *ratios, *report}
+    assert files == {
+        "config.yaml",
+        "metrics.csv",
+        "run.log",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        *ratios,
+        *report,
+    }
     columns = read_csv(run / "metrics.csv")[0].keys()
     layers = [f"blocks.{block}.attn" for block in range(6)]
     expected = {"epoch", "step", "train/loss", "train/acc1", "train/lr", "val/loss", "val/acc1", "val/acc5", "val/balanced_acc"}
     expected |= {f"drop_ratio/{name}" for name in [*layers, "mean"]} | {f"drop_ratio_configured/{name}" for name in layers}
     assert columns == expected
+
+
+def test_run_log_has_the_plan_a_line_per_epoch_and_the_end(trained: Path) -> None:
+    written = (trained / VERSION / "run.log").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in written)
+    found = [line[21:] for line in written]
+    assert found[0].startswith("dropkey fit --config ")
+    starts = [
+        "data ",
+        "weights ",
+        "model ",
+        "DropKey ",
+        "optimizer ",
+        "training ",
+        "device ",
+        "run folder ",
+        "epoch 1/2  step 4/8 ",
+    ]
+    starts += ["epoch 2/2  step 8/8 ", "best val/balanced_acc 0.", "next: dropkey predict --ckpt_path "]
+    positions = [next(number for number, line in enumerate(found) if line.startswith(start)) for start in starts]
+    assert positions == sorted(positions)
+    assert len(found) <= 17
+    assert not any("\x1b" in line for line in found)
 
 
 def test_a_second_run_gets_its_own_folder_and_the_same_numbers(trained: Path) -> None:
@@ -335,7 +367,7 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
         (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
         (["--data.root=photos", f"--output={'x' * 300}"], "cannot write --output 'xxx"),
         (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
-        (["--data.root=photos", "--top=3"], "unknown option --top; did you mean 'top_k'"),
+        (["--data.root=photos", "--top=3"], "unknown option --top; did you mean '--top_k'"),
     ],
 )
 def test_wrong_predict_options(words: list[str], message: str, trained: Path, photos: Path, refused: Refused) -> None:
@@ -427,8 +459,8 @@ def test_wrong_image_folders(words: list[str], message: str, photos: Path, refus
         (["--model.dropkey.schedule=[0.1,0.2]"], "schedule lists 2 ratios, the model has 6 layers"),
         (["--model.lr=-1"], "lr is -1.0; expected 0 or more; give --model.lr"),
         (["--data.batch_size=0"], "batch_size is 0"),
-        (["--trainer.accelerator=gpuu"], "the trainer options do not work together: You selected an invalid accelerator name"),
-        (["--trainer.strategy=ddpp"], "the trainer options do not work together: You selected an invalid strategy name"),
+        (["--trainer.accelerator=gpuu"], "the trainer options do not work together: accelerator 'gpuu' is unknown"),
+        (["--trainer.strategy=ddpp"], "the trainer options do not work together: strategy 'ddpp' is unknown"),
         (["--trainer.devices=0"], "the trainer options do not work together: `Trainer(devices='0')`"),
         (["--trainer.accumulate_grad_batches=0"], "the trainer options do not work together: accumulate_grad_batches is 0"),
         (["--trainer.max_steps=0"], "the trainer options give 0 optimizer steps"),
@@ -523,3 +555,74 @@ def test_a_loss_that_is_not_finite_can_be_skipped(dropkey: Dropkey) -> None:
     assert [float(count) for count in counted if count] == [1, 3, 5, 7]
     weights = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
+
+
+# Memory
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB.")
+
+
+@pytest.mark.parametrize(("step", "phase"), [("training_step", "training"), ("validation_step", "validation")])
+def test_memory_that_runs_out_in_fit_is_one_sentence_with_the_options_that_help(
+    step: str, phase: str, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classification, step, out_of_memory)
+    outcome = dropkey(*QUICKSTART, *ONE_STEP)
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"dropkey: error: the memory of the cpu device ran out in {phase}, with batches of 32 images: give "
+        "--data.batch_size 16 --trainer.accumulate_grad_batches 2 (as many images per step, so the same learning rate), "
+        "or a smaller --data.image_size (now 16)\n"
+    )
+
+
+def test_the_options_that_help_leave_the_images_per_step_and_the_learning_rate(dropkey: Dropkey) -> None:
+    plans = []
+    for words in ([], ["--data.batch_size=16", "--trainer.accumulate_grad_batches=2"]):
+        out = dropkey(*QUICKSTART, "--model.lr=null", *ONE_STEP, *words).out
+        plans.append((re.findall(r"lr \S+,", out)[0], re.findall(r"steps of (\d+) images", out)[0]))
+    assert plans[0] == plans[1]
+    assert plans[0][1] == "32"
+
+
+def test_memory_that_runs_out_after_a_checkpoint_says_how_to_go_on(dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(99))
+    original = Classification.training_step
+
+    def step(self: Classification, batch: Any, index: int) -> Any:  # noqa: ANN401 - as Lightning's
+        return out_of_memory() if next(calls) > 4 else original(self, batch, index)
+
+    monkeypatch.setattr(Classification, "training_step", step)
+    outcome = dropkey(*QUICKSTART, "--trainer.max_epochs=2", "--trainer.limit_train_batches=4")
+    first, second = outcome.err.splitlines()
+    assert outcome.code == 1
+    assert first == f"the last checkpoint is that of step 4; continue with: dropkey fit --resume {VERSION}"
+    assert second.startswith("dropkey: error: the memory of the cpu device ran out in training, with batches of 32 images")
+    log = (VERSION / "run.log").read_text()
+    assert "ran out in training" in log
+    assert "the last checkpoint is that of step 4" in log
+
+
+@pytest.mark.parametrize(("command", "phase"), [("test", "the test"), ("predict", "prediction")])
+def test_memory_that_runs_out_elsewhere_needs_smaller_batches(
+    command: str, phase: str, trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classification, f"{command}_step", out_of_memory)
+    Image.new("L", (8, 8)).save("a.png")
+    outcome = dropkey(command, "--ckpt_path", str(trained / VERSION), "--data.root=a.png", "--data.batch_size=4")
+    assert outcome.code == 1
+    assert f"ran out in {phase}, with batches of 4 images: give --data.batch_size 2" in outcome.err
+    assert "accumulate" not in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_lost_loading_process_is_one_sentence(dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(Classification, "training_step", lost)  # as the loader would, within the run
+    outcome = dropkey(*QUICKSTART, *ONE_STEP)
+    assert outcome.code == 1
+    assert outcome.err.startswith("dropkey: error: a process that loads images (number 7) was ended by the signal 'Killed'")

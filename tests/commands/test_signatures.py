@@ -1,6 +1,7 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,14 @@ from jsonargparse.typing import PositiveInt
 from lightning import Trainer
 
 from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
-from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names, wrong_values
+from dropkey_cli.commands.signatures import (
+    Parameter,
+    constructor_options,
+    described_parameters,
+    outline,
+    parameter_names,
+    wrong_values,
+)
 from dropkey_cli.method.settings import DropKeySettings
 
 
@@ -100,3 +108,28 @@ def test_the_defaults_of_our_classes_are_no_wrong_values(class_path: str) -> Non
     defaults = yaml.safe_load(parser.dump(parser.get_defaults(), skip_unset=False))["a"]
     assert defaults.keys() == inspect.signature(import_object(class_path)).parameters.keys()
     assert wrong_values(outline(class_path), defaults) == []
+
+
+def test_described_parameters_are_those_of_the_source_with_fields_of_dataclasses() -> None:
+    found = {parameter.name: parameter for parameter in described_parameters(DEFAULT_TASK)}
+    signature = inspect.signature(import_object(DEFAULT_TASK))
+    assert [name for name in found if "." not in name] == list(signature.parameters)
+    assert {name.removeprefix("dropkey.") for name in found if "." in name} == {field.name for field in fields(DropKeySettings)}
+    assert found["lr"] == Parameter(
+        "lr",
+        "float | None",
+        "None",
+        "Learning rate after warm-up; by default 5e-4 times the images per optimizer step over 256.",
+    )
+    assert found["dropkey.schedule"].type == "Literal['decreasing', 'constant', 'increasing'] | list[float]"
+    assert found["dropkey.include"].default == "[]"
+
+
+def test_describing_imports_neither_the_class_nor_torch() -> None:
+    program = """
+import sys
+from dropkey_cli.commands.signatures import described_parameters
+described_parameters('lightning.pytorch.trainer.trainer.Trainer')
+sys.exit('lightning' in sys.modules or 'torch' in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

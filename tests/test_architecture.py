@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "patching": {"errors", "method"},
     "models": {"errors", "catalog", "method", "patching"},
     "data": {"errors", "seeds"},
-    "tasks": {"errors", "method", "patching", "models", "data"},
+    "tasks": {"errors", "seeds", "method", "patching", "models", "data"},
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data"},
     "benchmark": {"errors", "method", "patching", "models"},
     "commands": {"errors", "files", "catalog", "checkpoints", "method", "patching", "models", "data", "callbacks", "benchmark"},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 EVERY = ("fit", "validate", "test", "predict")
 
@@ -47,8 +47,27 @@ OWN_OPTIONS = (
         "Threads per CPU operation (default: one per core). Small models are faster with 1, and so is a busy machine.",
         EVERY,
     ),
-    OwnOption("output", str, "predictions.csv", "The CSV file; one that is there already is kept as NAME.1.csv.", ("predict",)),
-    OwnOption("top_k", int, 5, "Number of classes per row.", ("predict",)),
+    OwnOption(
+        "mc_samples",
+        NonNegativeInt,
+        0,
+        "Average over so many forwards with DropKey's masks on (Monte Carlo); 0 drops no keys. In predict also their standard "
+        "deviation, in columns std.",
+        ("validate", "test", "predict"),
+    ),
+    OwnOption(
+        "output",
+        str,
+        "predictions.csv",
+        "The file, .csv, .jsonl or .parquet; one that is there already is kept as NAME.1.csv.",
+        ("predict",),
+    ),
+    OwnOption("top_k", int, 5, "Number of classes per row, at most all there are.", ("predict",)),
+    OwnOption("threshold", float, 0.0, "Leave classes with a lower probability empty.", ("predict",)),
+    OwnOption(
+        "all_probabilities", bool, False, "Add the probability of every class, in columns probability_CLASS.", ("predict",)
+    ),
+    OwnOption("features", bool, False, "Add the network's pooled features, in columns feature_0, feature_1 …", ("predict",)),
 )
 
 
@@ -59,3 +78,15 @@ def own_options(command: str) -> list[OwnOption]:
         command: fit, validate, test or predict.
     """
     return [option for option in OWN_OPTIONS if {"fit", command} & set(option.commands)]
+
+
+def flags_spelled_out(command: str, words: list[str]) -> list[str]:
+    """The words with ``--features`` written as ``--features=true`` where no value follows it.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: Its options.
+    """
+    flags = {f"--{option.name}" for option in own_options(command) if option.type is bool}
+    pairs = zip(words, [*words[1:], "--"], strict=True)
+    return [f"{word}=true" if word in flags and after.startswith("--") else word for word, after in pairs]

@@ -19,7 +19,6 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import ProgressBar, ProgressLines
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
@@ -40,6 +39,8 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    predict_as_asked,
+    prediction_writer,
 )
 from dropkey_cli.errors import InputError, RunError
 
@@ -188,6 +189,7 @@ class RunCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Then give the data the checkpoint's classes: jsonargparse copies a whole list once for each of its elements."""
         super().instantiate_classes()
+        predict_as_asked(self.model, self.config[self.command])
         options = self.config[self.command].data.init_args
         if self.class_names and "class_names" in options and options.class_names is None:
             self.datamodule.class_names = self.class_names
@@ -202,7 +204,7 @@ class RunCLI(LightningCLI):
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
-            callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
+            callbacks = [*callbacks, prediction_writer(options)]
         callbacks += [self.signals, SkippedImages()]
         config["plugins"] = [*as_list(config.get("plugins")), DurableCheckpointIO()]
         terminal = sys.stdout.isatty()

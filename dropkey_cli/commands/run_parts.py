@@ -7,18 +7,20 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from lightning import Callback
+from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
 from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.commands.own_options import own_options
+from dropkey_cli.errors import InputError
 from dropkey_cli.models.factory import image_config
 
 
@@ -35,6 +37,30 @@ def add_own_options(parser: LightningArgumentParser, command: str) -> None:
     parser.set_defaults({"trainer.max_epochs": 20} if command == "fit" else {"trainer.devices": 1})
     for option in own_options(command):
         parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
+
+
+def predict_as_asked(task: LightningModule, options: Namespace) -> None:
+    """Tell a task how to predict: it is no argument of its constructor, since no checkpoint is to keep it.
+
+    Args:
+        task: The task.
+        options: The parsed options; those that the command does not have say nothing.
+
+    Raises:
+        InputError: If the task cannot do it.
+    """
+    for option, attribute in (("mc_samples", "mc_samples"), ("features", "predicts_features")):
+        if value := options.get(option):
+            if not hasattr(task, attribute):
+                raise InputError(f"--{option}: {type(task).__name__} cannot do it (it has no {attribute}); leave it out")
+            setattr(task, attribute, value)
+
+
+def prediction_writer(options: Namespace) -> PredictionWriter:
+    """What writes predictions as asked."""
+    return PredictionWriter(
+        options.output, options.top_k, threshold=options.threshold, all_probabilities=options.all_probabilities
+    )
 
 
 def first_callbacks(seed: int | Literal[False]) -> list[Callback]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.mask import KeyLayout
@@ -88,19 +88,25 @@ class DropKeyPlan:
             state.set_ratio(ratio)
 
     @contextlib.contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies)."""
-        before = [state.sampling for state in self.states]
+    def sampling(self, images: Tensor | None = None) -> Iterator[None]:
+        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies).
+
+        Args:
+            images: Numbers of the images in the batch, int64 (B,), such as their positions in the data set: each then has masks
+                of its own that depend on torch's seed and its number alone, whatever batch it is in. By default masks
+                depend on the place in the batch, as in training.
+        """
+        before = [(state.sampling, state.images) for state in self.states]
         fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # in eval, nn.TransformerEncoder would go around its attention modules
         for state in self.states:
-            state.sampling = True
+            state.sampling, state.images = True, images
         try:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
-            for state, sampling in zip(self.states, before, strict=True):
-                state.sampling = sampling
+            for state, (sampling, numbers) in zip(self.states, before, strict=True):
+                state.sampling, state.images = sampling, numbers
 
     def remove(self) -> None:
         """Give every module its original class back. The plan is of no use afterwards.

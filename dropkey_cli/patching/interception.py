@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.method.attention import dropkey_attention
-from dropkey_cli.method.mask import KeyLayout, seed_tensor
+from dropkey_cli.method.mask import KeyLayout, sample_seeds, seed_tensor
 from dropkey_cli.method.multi_head import dropkey_multi_head_attention_forward
 from dropkey_cli.method.settings import Structure
 from dropkey_cli.method.softmax import dropkey_softmax
@@ -57,6 +57,7 @@ class LayerDropKey:
         self.shared_heads = shared_heads
         self.enabled = True
         self.sampling = False  # Monte Carlo: also in eval
+        self.images: Tensor | None = None  # their numbers (B,), then: masks by image
         self._describe(ratio)
 
     def acts(self, training: bool) -> bool:
@@ -196,6 +197,8 @@ class _Masks:
         if self.seed is not None and self.layer.rule.share_mask:
             return {"seed": self.seed, "counts": None}
         self.seed = seed_tensor(None, device)
+        if self.layer.images is not None:
+            self.seed = sample_seeds(self.seed, self.layer.images)
         if not torch.compiler.is_compiling():
             return {"seed": self.seed, "counts": None if recomputing() else self.layer.counts}
         if self.counts is None:

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from dropkey_cli.data.dataset import Batch, counted
+from dropkey_cli.data.loading import run_seed
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
+from dropkey_cli.tasks.features import pooled_features
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
+from dropkey_cli.tasks.monte_carlo import MonteCarlo
 from dropkey_cli.tasks.optimization import AskedOptions, create_adamw, create_cosine
 
 IMAGES_PER_BASE_STEP = 256
@@ -28,6 +31,8 @@ class Classification(LightningModule):
 
     Attributes:
         monitor: The metric whose highest value marks the best checkpoint.
+        mc_samples: Masks to average over in validation, test and prediction; 0 for none.
+        predicts_features: Whether prediction gives the network's pooled features too.
 
     Args:
         model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
@@ -77,6 +82,9 @@ class Classification(LightningModule):
         self.compiled = compile
         self.network: nn.Module | None = None
         self.dropkey_plan: DropKeyPlan | None = None
+        self.mc_samples = 0
+        self.predicts_features = False
+        self.monte_carlo: MonteCarlo | None = None
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
         self._num_saved_groups: int | None = None
@@ -98,6 +106,8 @@ class Classification(LightningModule):
             images = torch.empty(2, 3, size, size, device="meta")
             with self.trainer.profiler.profile("apply_dropkey"):  # type: ignore[attr-defined]  # Lightning sets it
                 self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
+        if self.mc_samples:
+            self.monte_carlo = MonteCarlo(self.dropkey_plan, self.mc_samples, seed=run_seed(self.trainer))
         if self.compiled and self.trainer.training:  # a few images are classified before a compiler is done
             self.network.compile()  # in place: the names of the weights stay
         for stage in ("train", "val", "test"):
@@ -133,9 +143,32 @@ class Classification(LightningModule):
         """Metrics of one batch."""
         self._step(batch, "test")
 
-    def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
-        """Class probabilities (B, K)."""
-        return self.probabilities(self(batch["image"]))
+    def predict_step(self, batch: Batch, _batch_index: int) -> dict[str, Tensor]:
+        """``probability`` (B, K); with Monte Carlo its ``std`` (B, K), and pooled ``features`` (B, C) where they are wanted."""
+        return self._predict(batch) if self.monte_carlo is None else self._average(batch)
+
+    def _predict(self, batch: Batch) -> dict[str, Tensor]:
+        if not self.predicts_features:
+            return {"probability": self.probabilities(self(batch["image"]))}
+        assert self.network is not None, "configure_model comes first"
+        with pooled_features(self.network) as features:
+            probability = self.probabilities(self(batch["image"]))
+        return {"probability": probability, "features": features[0]}
+
+    def _average(self, batch: Batch) -> dict[str, Tensor]:
+        assert self.monte_carlo is not None, "it was asked for"
+        return self.monte_carlo.average(lambda: self._predict(batch), batch["index"])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Logits (B, K) of a batch; with Monte Carlo those of the mean probability."""
+        if self.monte_carlo is None:
+            logits: Tensor = self(batch["image"])
+            return logits
+        return self.logits_of(self._average(batch)["probability"])
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits (B, K) that `probabilities` turns into these."""
+        return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log().float()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What prediction gives for logits (B, K), in [0, 1]."""
@@ -150,7 +183,7 @@ class Classification(LightningModule):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits, labels = self(batch["image"]), batch["label"]
+        logits, labels = self._logits(batch), batch["label"]
         kept = counted(batch)
         if len(kept) < len(labels):
             logits, labels = logits[kept], labels[kept]

@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -88,14 +88,18 @@ class ParquetFile:
         self._arrow, self._parquet = pyarrow, parquet
         self._file = path.open("wb")
         self._writer: Any = None
-        self._waiting: list[Any] = []
+        # Not in arrow's own form: its small objects, kept among the large ones of a batch, leave the memory in pieces
+        self._waiting: dict[str, list[str] | bytearray] = {}
         self._cells = 0
 
     def write(self, table: Table) -> None:
         """Append rows."""
-        batch = self._arrow.table({name: self._array(column) for name, column in table.items()})
-        self._waiting.append(batch)
-        self._cells += batch.num_rows * batch.num_columns
+        for name, column in table.items():
+            if isinstance(column, list):
+                cast(list[str], self._waiting.setdefault(name, [])).extend(column)
+            else:
+                cast(bytearray, self._waiting.setdefault(name, bytearray())).extend(column.tobytes())
+            self._cells += len(column)
         if self._cells >= CELLS_PER_GROUP:
             self._write_group()
 
@@ -107,18 +111,18 @@ class ParquetFile:
             self._writer.close()
         self._file.close()
 
-    def _array(self, column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-        if isinstance(column, list):  # which holds UTF-8 only
-            texts = [text.encode("utf-8", "backslashreplace").decode() or None for text in column]
-            return self._arrow.array(texts, self._arrow.string())
-        return self._arrow.array(np.ascontiguousarray(column), from_pandas=True)  # NaN becomes null
-
     def _write_group(self) -> None:
-        group = self._arrow.concat_tables(self._waiting).combine_chunks()
+        group = self._arrow.table({name: self._column(waiting) for name, waiting in self._waiting.items()})
         if self._writer is None:
             self._writer = self._parquet.ParquetWriter(self._file, group.schema)
         self._writer.write_table(group, row_group_size=max(1, group.num_rows))
-        self._waiting, self._cells = [], 0
+        self._waiting, self._cells = {}, 0
+
+    def _column(self, waiting: list[str] | bytearray) -> Any:  # noqa: ANN401 - pyarrow has no types
+        if isinstance(waiting, list):  # arrow holds UTF-8 only
+            texts = [text.encode("utf-8", "backslashreplace").decode() or None for text in waiting]
+            return self._arrow.array(texts, self._arrow.string())
+        return self._arrow.array(np.frombuffer(waiting, np.float32), from_pandas=True)  # NaN becomes null
 
 
 FORMATS: dict[str, type[CsvFile] | type[JsonLinesFile] | type[ParquetFile]] = {

@@ -74,7 +74,7 @@ def prediction_table(
 def _wide(outputs: dict[str, Tensor], class_names: Sequence[str], choice: Choice) -> dict[str, list[str]]:
     """The outputs that are written as a whole, with the names of their columns; these are no other column's."""
     per_class = [name for name in ("probability", "std") if choice.all_probabilities and name in outputs]
-    labels = {name: [f"{name}_{class_name}" for class_name in class_names] for name in per_class}
+    labels: dict[str, list[str]] = {name: [f"{name}_{class_name}" for class_name in class_names] for name in per_class}
     if "features" in outputs:
         labels["features"] = [f"feature_{number}" for number in range(outputs["features"].shape[1])]
     return labels

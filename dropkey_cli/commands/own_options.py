@@ -88,5 +88,5 @@ def flags_spelled_out(command: str, words: list[str]) -> list[str]:
         words: Its options.
     """
     flags = {f"--{option.name}" for option in own_options(command) if option.type is bool}
-    pairs = zip(words, [*words[1:], "--"], strict=True)
+    pairs = zip(words, [*words[1:], "--"], strict=False)
     return [f"{word}=true" if word in flags and after.startswith("--") else word for word, after in pairs]

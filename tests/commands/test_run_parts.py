@@ -3,12 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 from jsonargparse import Namespace
+from lightning import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.commands.metrics_log import MetricsLog
-from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers
+from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers, predict_as_asked
+from dropkey_cli.errors import InputError
+from dropkey_cli.tasks.classification import Classification
 
 
 def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
@@ -46,3 +49,13 @@ def test_metrics_csv_stands_beside_the_loggers_that_are_named(tmp_path: Path) ->
         assert len(made) == kinds
         assert isinstance(made[0], MetricsLog)
     assert loggers(False, tmp_path) is False
+
+
+def test_a_task_is_told_how_to_predict() -> None:
+    task, plain = Classification(), LightningModule()
+    predict_as_asked(task, Namespace(mc_samples=3, features=True))  # type: ignore[no-untyped-call]  # jsonargparse's
+    assert (task.mc_samples, task.predicts_features) == (3, True)
+    predict_as_asked(plain, Namespace(mc_samples=0, features=False))  # type: ignore[no-untyped-call]
+    predict_as_asked(plain, Namespace())  # type: ignore[no-untyped-call]  # fit has neither
+    with pytest.raises(InputError, match="--mc_samples: LightningModule cannot do it"):
+        predict_as_asked(plain, Namespace(mc_samples=3))  # type: ignore[no-untyped-call]

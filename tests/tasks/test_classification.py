@@ -24,6 +24,7 @@ from dropkey_cli.data.digits import Digits
 from dropkey_cli.data.preprocessing import Preprocessing
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
+from dropkey_cli.seeds import derived_seed
 from dropkey_cli.tasks.classification import Classification
 
 SIZE = 32
@@ -273,9 +274,34 @@ def test_predictions_are_probabilities_in_float32() -> None:
     model = task(Reader)
     model.forward = lambda images: images.flatten(1)[:, :3].bfloat16()  # type: ignore[method-assign]
     batch: Any = {"image": torch.randn(4, 3, 2, 2)}
-    probabilities = model.predict_step(batch, 0)
+    probabilities = model.predict_step(batch, 0)["probability"]
     assert probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+
+def test_monte_carlo_metrics_are_those_of_the_mean_probability() -> None:
+    images, labels = torch.randint(0, 256, (7, 3, SIZE, SIZE), dtype=torch.uint8), torch.arange(7)
+    data = Images(images.float(), labels, batch_size=3)
+    model = task(dropkey=DropKeySettings(ratio=0.5))
+    model.mc_samples = 4
+    run = trainer()
+    (metrics,) = run.validate(model, data, verbose=False)
+    assert model.monte_carlo is not None
+    with torch.no_grad(), model.eval().dropkey_plan.sampling(torch.arange(7)):  # type: ignore[union-attr]  # patched
+        samples = []
+        for sample in range(4):
+            torch.manual_seed(derived_seed(model.monte_carlo.seed, sample))
+            samples.append(model(images.float()).double().softmax(-1))
+    mean = torch.stack(samples).mean(0).numpy()
+    assert metrics["val/loss"] == pytest.approx(log_loss(labels, mean, labels=range(10)), rel=1e-5)
+    assert metrics["val/acc1"] == pytest.approx(accuracy_score(labels, mean.argmax(1)))
+
+
+def test_logits_of_probabilities() -> None:
+    model = task()
+    probabilities = torch.rand(4, 10).softmax(-1)
+    torch.testing.assert_close(model.probabilities(model.logits_of(probabilities.double())), probabilities)
+    assert model.logits_of(torch.tensor([[0.0, 1.0]])).isfinite().all()  # a class that no sample gives any chance
 
 
 # Learning rates

@@ -1,6 +1,7 @@
 """Writes one row per image: path, class, probability, error, and the next classes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class PredictionWriter(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing half-written behind."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError, ValueError):  # what could not be written before cannot be now
+                self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
 

@@ -1,4 +1,5 @@
 import csv
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
     write(output).on_exception(trainer(), MODULE, RuntimeError())
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("p.csv", "earlier")]
     PredictionWriter(str(output)).on_exception(trainer(), MODULE, RuntimeError())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_full_disk_leaves_nothing_half_written(suffix: str, tmp_path: Path) -> None:
+    writer = write(tmp_path / f"p{suffix}")
+    full: Any = writer._file
+    full._file.close()
+    full._file = open("/dev/full", "wb" if suffix == ".parquet" else "w")  # noqa: SIM115 - the writer closes it
+    if suffix == ".csv":
+        full._file.write("a row")
+    writer.on_exception(trainer(), MODULE, OSError(errno.ENOSPC, "full"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lightning_is_told_to_keep_no_probabilities(tmp_path: Path) -> None:

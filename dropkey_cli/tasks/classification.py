@@ -82,8 +82,7 @@ class Classification(LightningModule):
         self.compiled = compile
         self.network: nn.Module | None = None
         self.dropkey_plan: DropKeyPlan | None = None
-        self.mc_samples = 0
-        self.predicts_features = False
+        self.mc_samples, self.predicts_features = 0, False  # the command's, not the network's: no checkpoint keeps them
         self.monte_carlo: MonteCarlo | None = None
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
@@ -145,26 +144,21 @@ class Classification(LightningModule):
 
     def predict_step(self, batch: Batch, _batch_index: int) -> dict[str, Tensor]:
         """``probability`` (B, K); with Monte Carlo its ``std`` (B, K), and pooled ``features`` (B, C) where they are wanted."""
-        return self._predict(batch) if self.monte_carlo is None else self._average(batch)
+        return self._outputs(batch, self.network if self.predicts_features else None)
 
-    def _predict(self, batch: Batch) -> dict[str, Tensor]:
-        if not self.predicts_features:
-            return {"probability": self.probabilities(self(batch["image"]))}
-        assert self.network is not None, "configure_model comes first"
-        with pooled_features(self.network) as features:
-            probability = self.probabilities(self(batch["image"]))
-        return {"probability": probability, "features": features[0]}
+    def _outputs(self, batch: Batch, featured: nn.Module | None = None) -> dict[str, Tensor]:
+        def outputs() -> dict[str, Tensor]:
+            with pooled_features(featured) as features:
+                probability = self.probabilities(self(batch["image"]))
+            return {"probability": probability, **({"features": features[0]} if features else {})}
 
-    def _average(self, batch: Batch) -> dict[str, Tensor]:
-        assert self.monte_carlo is not None, "it was asked for"
-        return self.monte_carlo.average(lambda: self._predict(batch), batch["index"])
+        return outputs() if self.monte_carlo is None else self.monte_carlo.average(outputs, batch["index"])
 
     def _logits(self, batch: Batch) -> Tensor:
-        """Logits (B, K) of a batch; with Monte Carlo those of the mean probability."""
-        if self.monte_carlo is None:
-            logits: Tensor = self(batch["image"])
-            return logits
-        return self.logits_of(self._average(batch)["probability"])
+        """Logits (B, K) of a batch; in evaluation with Monte Carlo those of the mean probability."""
+        sampled = self.monte_carlo is not None and not self.training
+        logits: Tensor = self.logits_of(self._outputs(batch)["probability"]) if sampled else self(batch["image"])
+        return logits
 
     def logits_of(self, probabilities: Tensor) -> Tensor:
         """Logits (B, K) that `probabilities` turns into these."""

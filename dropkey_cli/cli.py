@@ -150,11 +150,12 @@ def _run(command: str, words: list[str]) -> None:
         return
     from dropkey_cli.commands.command_line import check_environment, check_words, underscored
     from dropkey_cli.commands.early_errors import check_early
+    from dropkey_cli.commands.own_options import flags_spelled_out
     from dropkey_cli.commands.resume import resumed_run
 
     check_environment()
     check_words(words)
-    words, resumed = resumed_run(command, underscored(words))
+    words, resumed = resumed_run(command, flags_spelled_out(command, underscored(words)))
     check_early(command, words)
     sys.path.append("")  # a user's own class_path beside the config, also for the installed script
     with _large_imports():

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "patching": {"errors", "method"},
     "models": {"errors", "catalog", "checkpoints", "method", "patching"},
     "data": {"errors", "seeds"},
-    "tasks": {"errors", "method", "patching", "models", "data"},
+    "tasks": {"errors", "seeds", "method", "patching", "models", "data"},
     "report": {"errors", "files", "method", "patching"},
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data", "report"},
     "benchmark": {"errors", "method", "patching", "models"},

@@ -1,7 +1,8 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropkey_cli.seeds import derived_seed
+from dropkey_cli.seeds import derived_seed, seed_generators
 
 
 def test_seeds_do_not_change_between_releases() -> None:
@@ -18,3 +19,9 @@ def test_any_other_number_is_another_seed() -> None:
 @given(*[st.integers(min_value=0, max_value=2**63)] * 4)
 def test_seeds_are_63_bit(a: int, b: int, c: int, d: int) -> None:
     assert 0 <= derived_seed(a, b, c, d) < 2**63
+
+
+def test_generators_start_at_the_seed() -> None:
+    seed_generators(2**62 + 1, torch.device("cpu"))
+    drawn = torch.rand(5)
+    assert torch.equal(torch.rand(5, generator=torch.Generator().manual_seed(2**62 + 1)), drawn)

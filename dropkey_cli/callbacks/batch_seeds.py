@@ -1,9 +1,8 @@
 """Seeds every training batch, so that processes draw different masks and a repeated run draws the same ones."""
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
-from dropkey_cli.seeds import derived_seed
+from dropkey_cli.seeds import derived_seed, seed_generators
 
 
 class BatchSeeds(Callback):
@@ -21,7 +20,4 @@ class BatchSeeds(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Seed the batch."""
         seed = derived_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every kind of device, for up to a millisecond
-        device = trainer.strategy.root_device
-        if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
+        seed_generators(seed, trainer.strategy.root_device)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, OpenUnitInterval, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 EVERY = ("fit", "validate", "test", "predict")
@@ -69,8 +69,27 @@ OWN_OPTIONS = (
         "Write a report: curves, classes, mistakes, attention (report.html in the run folder); false writes none.",
         ("fit", "validate", "test"),
     ),
-    OwnOption("output", str, "predictions.csv", "The CSV file; one that is there already is kept as NAME.1.csv.", ("predict",)),
-    OwnOption("top_k", int, 5, "Number of classes per row.", ("predict",)),
+    OwnOption(
+        "mc_samples",
+        NonNegativeInt,
+        0,
+        "Average over so many forwards with DropKey's masks on (Monte Carlo); 0 drops no keys. In predict also their standard "
+        "deviation, in columns std.",
+        ("validate", "test", "predict"),
+    ),
+    OwnOption(
+        "output",
+        str,
+        "predictions.csv",
+        "The file, .csv, .jsonl or .parquet; one that is there already is kept as NAME.1.csv.",
+        ("predict",),
+    ),
+    OwnOption("top_k", int, 5, "Number of classes per row, at most all there are.", ("predict",)),
+    OwnOption("threshold", float, 0.0, "Leave classes with a lower probability empty.", ("predict",)),
+    OwnOption(
+        "all_probabilities", bool, False, "Add the probability of every class, in columns probability_CLASS.", ("predict",)
+    ),
+    OwnOption("features", bool, False, "Add the network's pooled features, in columns feature_0, feature_1 …", ("predict",)),
 )
 
 
@@ -81,3 +100,15 @@ def own_options(command: str) -> list[OwnOption]:
         command: fit, validate, test or predict.
     """
     return [option for option in OWN_OPTIONS if {"fit", command} & set(option.commands)]
+
+
+def flags_spelled_out(command: str, words: list[str]) -> list[str]:
+    """The words with ``--features`` written as ``--features=true`` where no value follows it.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: Its options.
+    """
+    flags = {f"--{option.name}" for option in own_options(command) if option.type is bool}
+    pairs = zip(words, [*words[1:], "--"], strict=False)
+    return [f"{word}=true" if word in flags and after.startswith("--") else word for word, after in pairs]

@@ -21,7 +21,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.memory_advice import MemoryAdvice
 from dropkey_cli.callbacks.pace import FetchTimes
-from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.report import Report, report_folder
 from dropkey_cli.callbacks.run_log import RunLog
 from dropkey_cli.callbacks.skipped_images import SkippedImages
@@ -44,6 +43,8 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    predict_as_asked,
+    prediction_writer,
     progress_callbacks,
     recipe_callbacks,
     resolve_model,
@@ -186,6 +187,7 @@ class RunCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Then give the data the checkpoint's classes: jsonargparse copies a whole list once for each of its elements."""
         super().instantiate_classes()
+        predict_as_asked(self.model, self.config[self.command])
         options = self.config[self.command].data.init_args
         if self.class_names and "class_names" in options and options.class_names is None:
             self.datamodule.class_names = self.class_names
@@ -201,7 +203,7 @@ class RunCLI(LightningCLI):
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
-            callbacks = [*callbacks, PredictionWriter(options.output, options.top_k)]
+            callbacks = [*callbacks, prediction_writer(options)]
         elif self.command != "fit" and options.report and not config.get("fast_dev_run"):
             folder, of_run = report_folder(self.command, Path(options.ckpt_path))
             callbacks = [*callbacks, Report(folder, run=of_run)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from lightning import Callback
+from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
@@ -17,6 +17,7 @@ from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.learning_rate import LearningRate
 from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.patience import Patience
+from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import EvaluationLines, ProgressBar, ProgressLines
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
@@ -42,6 +43,30 @@ def add_own_options(parser: LightningArgumentParser, command: str) -> None:
     parser.set_defaults({"trainer.max_epochs": 20} if command == "fit" else {"trainer.devices": 1})
     for option in own_options(command):
         parser.add_argument(f"--{option.name}", type=option.type, default=option.default, help=option.help)
+
+
+def predict_as_asked(task: LightningModule, options: Namespace) -> None:
+    """Tell a task how to predict: it is no argument of its constructor, since no checkpoint is to keep it.
+
+    Args:
+        task: The task.
+        options: The parsed options; those that the command does not have say nothing.
+
+    Raises:
+        InputError: If the task cannot do it.
+    """
+    for option, attribute in (("mc_samples", "mc_samples"), ("features", "predicts_features")):
+        if value := options.get(option):
+            if not hasattr(task, attribute):
+                raise InputError(f"--{option}: {type(task).__name__} cannot do it (it has no {attribute}); leave it out")
+            setattr(task, attribute, value)
+
+
+def prediction_writer(options: Namespace) -> PredictionWriter:
+    """What writes predictions as asked."""
+    return PredictionWriter(
+        options.output, options.top_k, threshold=options.threshold, all_probabilities=options.all_probabilities
+    )
 
 
 def first_callbacks(seed: int | Literal[False]) -> list[Callback]:

@@ -26,7 +26,8 @@ class Digits(ImageData):
     may appear in all three.
 
     Args:
-        root: The image or folder to predict; the digits themselves need none.
+        root: The images to predict: a file, a folder, a pattern, a table, a list, or - for standard input; the digits
+            themselves need none.
         image_size: Height and width that the model sees, in pixels.
         degrees: A training image is turned by up to this angle, either way.
         translate: A training image is moved by up to this share of its side, in each direction.

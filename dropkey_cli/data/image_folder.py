@@ -19,7 +19,9 @@ class ImageFolder(ImageData):
     Size, mean, std, interpolation and crop are the model's own unless they are given.
 
     Args:
-        root: Folder with the images. In prediction: an image, or a folder that is searched with its sub-folders.
+        root: Folder with the images. In prediction: an image, a folder that is searched with its sub-folders, a pattern in
+            quotes ('photos/*.jpg'), a table (.csv, .tsv, .jsonl, .parquet) with a column path, a list (.txt), or - for a list
+            on standard input.
         val_fraction: Share of each class held out for validation where there is no val/, validation/ or valid/.
         test_fraction: Share of each class held out for the test where there is no test/; 0 holds out none.
         split_seed: Which images are held out; the same number and file names give the same split, and an image that is

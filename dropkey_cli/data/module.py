@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import NO_LABEL, Batch, Example, ImageDataset, Sample
 from dropkey_cli.data.loading import EvalSampler, TrainSampler, leave_signals_to_the_run, process_of, run_seed
+from dropkey_cli.data.paths import STDIN, paths_of
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
-from dropkey_cli.data.reading import list_images
 from dropkey_cli.errors import InputError
 
 
@@ -23,7 +23,7 @@ class ImageData(LightningDataModule):
         split_note: One sentence about a split that was made here, or None.
 
     Args:
-        root: The file or folder to predict; sources that read folders also find their splits here.
+        root: The images to predict, as `paths_of` takes them; sources that read folders also find their splits here.
         batch_size: Images per step and device.
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
@@ -86,13 +86,22 @@ class ImageData(LightningDataModule):
         return self._eval_loader(self._split("test", remedy))
 
     def predict_dataloader(self) -> DataLoader[Example]:
-        """The images under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
+        """The images that ``root`` stands for, in order; one that cannot be read says so in its ``error`` and stops nothing."""
         if self.root is None:
             raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
-        samples = [Sample(path, NO_LABEL) for path in list_images(self.root)]
+        samples = [Sample(path, NO_LABEL) for path in self._paths(self.root)]
         preprocessing = self.preprocessing
         dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
         return self._eval_loader(dataset)
+
+    def _paths(self, root: str) -> list[str]:
+        if root != STDIN or self.trainer is None:
+            return paths_of(root)
+        own = paths_of(root) if self.trainer.is_global_zero else []  # only one process can read what comes in once
+        paths: list[str] = self.trainer.strategy.broadcast(own)
+        if not paths:
+            raise InputError("--data.root - and nothing came on standard input; expected a path per line, as from find")
+        return paths
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise on the device; until there an image is 8-bit, a quarter of its floats."""

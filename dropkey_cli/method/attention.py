@@ -46,7 +46,7 @@ def dropkey_attention(
         scale: Factor of the logits, by default D ** -0.5.
         structure: Pattern of the dropped keys, see `dropkey_mask`.
         layout: How the keys lie on a grid, for the structures block and cross.
-        seed: Seed of the mask; by default one is drawn from torch's generator.
+        seed: Seed of the mask, or one for each sample (B,); by default one is drawn from torch's generator.
         dropout_p: Dropout of the weights, after the softmax.
         enable_gqa: Let groups of query heads share a key head.
         counts: int64 (2,): the numbers of dropped draws and of all draws are added to it.
@@ -64,7 +64,16 @@ def dropkey_attention(
     if isinstance(ratio, float | int) and ratio == 0:
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     kernels = _triton(
-        backend, q, k, v, attn_mask, is_causal=is_causal, structure=structure, dropout_p=dropout_p, enable_gqa=enable_gqa
+        backend,
+        q,
+        k,
+        v,
+        attn_mask,
+        is_causal=is_causal,
+        structure=structure,
+        seed=seed,
+        dropout_p=dropout_p,
+        enable_gqa=enable_gqa,
     )
     if kernels is not None:
         fused: Tensor = kernels.attention(q, k, v, ratio, scale=scale, seed=seed_tensor(seed, q.device), counts=counts)
@@ -95,6 +104,7 @@ def _triton(
     *,
     is_causal: bool,
     structure: Structure,
+    seed: int | Tensor | None,
     dropout_p: float,
     enable_gqa: bool,
 ) -> ModuleType | None:
@@ -109,6 +119,8 @@ def _triton(
         reason = triton.unsupported(
             q, k, v, attn_mask, is_causal=is_causal, structure=structure, dropout_p=dropout_p, enable_gqa=enable_gqa
         )
+        if isinstance(seed, Tensor) and seed.dim():
+            reason = "every sample has a seed of its own"
         if reason is None:
             return triton
     if backend == "triton":

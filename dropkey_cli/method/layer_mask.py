@@ -29,20 +29,23 @@ def layer_mask(
         ratio: As for `dropkey_mask`, like ``structure`` and ``layout``.
         structure: Pattern of the dropped keys.
         layout: How the keys lie on a grid.
-        seed: Seed of the mask; None draws one from the generator of ``device``.
+        seed: Seed of the mask; None draws one from the generator of ``device``. One for each image (B,) where all samples of
+            an image lie together, as its windows do: they count as its heads.
         device: Where the mask is needed.
         dtype: bool: True = dropped; a floating-point type: as `additive`.
         shared_heads: So many neighbouring heads share one mask.
         counts: int64 (2,): the numbers of dropped draws and of all draws are added to it.
 
     Raises:
-        InputError: If ``shape`` has fewer than three sides, or as `dropkey_mask`.
+        InputError: If ``shape`` has fewer than three sides, there is no whole number of masks per seed, or as `dropkey_mask`.
     """
     if len(shape) < 3:
         raise InputError(f"attention logits have at least 3 axes (samples or heads, queries, keys), given {tuple(shape)}")
     *samples, heads, queries, keys = shape
     drawn = (torch.Size(samples).numel(), heads // shared_heads, queries, keys)
     seed, share = seed_tensor(seed, device), ratio_share(ratio)
+    if seed.dim():
+        drawn = _dealt_out(drawn, len(seed))
     if torch.compiler.is_compiling() and device.type == "cpu":
         mask, num_dropped = _draw_uncompiled(seed, drawn, torch.as_tensor(share), structure, layout, dtype)
     else:
@@ -52,6 +55,14 @@ def layer_mask(
         counts[1].add_(mask.numel())
     mask = torch.reshape(mask, (*samples, heads // shared_heads, mask.shape[-2], keys))
     return mask.repeat_interleave(shared_heads, -3) if shared_heads > 1 else mask
+
+
+def _dealt_out(shape: tuple[int, int, int, int], images: int) -> tuple[int, int, int, int]:
+    """Samples and heads as images, and what each of them has of both."""
+    samples, heads, queries, keys = shape
+    if samples * heads % images:
+        raise InputError(f"{samples} samples with {heads} heads each cannot be dealt out to {images} images: give one seed")
+    return images, samples * heads // images, queries, keys
 
 
 def logits_shape(q: Tensor, k: Tensor, *, enable_gqa: bool = False) -> tuple[int, ...]:

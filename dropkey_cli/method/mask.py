@@ -8,7 +8,8 @@ The definition, in 64-bit integers that wrap around; it changes only with a chan
     lane(row, k)    bits 16·(k mod 4) … 16·(k mod 4) + 15 of word(row, k div 4), as a signed number
     dropped         lane < min(round(ratio · 2^16), 2^16 - 1) - 2^15
 
-With structure "key" all queries have the mask of query 0.
+With structure "key" all queries have the mask of query 0. With a seed of its own, a sample has the mask of sample 0 of that
+seed: so an image's mask is the same in every batch, see `sample_seeds`.
 
 The structures "block" and "cross" drop what lies together on the token grid (`KeyLayout`). Prefix tokens lose keys as
 above; the grid's draws start at the next word, P = ceil(prefix tokens / 4), and are finer:
@@ -73,7 +74,7 @@ def dropkey_mask(
     """Which keys each query loses: True = dropped, each with probability ``ratio``.
 
     Args:
-        seed: Any 64-bit integer; a tensor keeps the computation on its device.
+        seed: Any 64-bit integer; a tensor keeps the computation on its device, one of shape (B,) holds a seed for each sample.
         shape: Batch, heads, queries and keys: (B, H, N, S).
         ratio: Drop ratio in [0, 1), exact to 2^-16.
         structure: element: each query draws its own keys, independently; key: all queries of a head lose the same keys;
@@ -95,7 +96,7 @@ def draw_mask(
     """As `dropkey_mask`, without repeating shared draws: (B, H, 1, S) where all queries lose the same keys.
 
     Args:
-        seed: int64 ().
+        seed: int64 () or (B,).
         shape: (B, H, N, S).
         share: The ratio as `ratio_share` gives it.
         structure: As for `dropkey_mask`.
@@ -107,7 +108,7 @@ def draw_mask(
     if structure == "key":
         queries = 1
     grid = _fitting(layout, keys, structure) if structure in ("block", "cross") else None
-    rows = _mix(_mix(seed.clone()) + _one_to(batch, seed))  # (B,)
+    rows = _mix(_mix(seed.clone()) + (1 if seed.dim() else _one_to(batch, seed)))  # (B,)
     rows = _mix(rows[:, None] + _one_to(heads, seed)).flatten()  # (B·H,)
     rows = _mix(rows[:, None] + _one_to(queries, seed))  # (B·H, N)
     heads_at_once = max(1, KEYS_AT_ONCE // max(1, queries * keys)) if rows.device.type == "cpu" else max(1, len(rows))
@@ -123,6 +124,16 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device | None = None) -
     if isinstance(seed, Tensor):
         return seed.to(device=device, dtype=torch.int64)
     return torch.tensor((int(seed) + 2**63) % 2**64 - 2**63, device=device)
+
+
+def sample_seeds(seed: Tensor, numbers: Tensor) -> Tensor:
+    """A seed for each sample, by its number and not by its place in the batch: int64 (B,).
+
+    Args:
+        seed: int64 ().
+        numbers: int64 (B,), such as the images' positions in the data set.
+    """
+    return _mix(_mix(seed.clone()) + (numbers.to(seed.device) + 1))
 
 
 def ratio_share(ratio: float | Tensor) -> int | Tensor:

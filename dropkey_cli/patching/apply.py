@@ -15,7 +15,8 @@ from dropkey_cli.method.schedule import layer_ratios
 from dropkey_cli.method.settings import DropKeySettings, check_ratio
 from dropkey_cli.patching.discovery import image_inputs, record_attention
 from dropkey_cli.patching.grid import key_layouts
-from dropkey_cli.patching.interception import KeyDropping, LayerDropKey, intercepted_class, is_outermost, wrapped_class
+from dropkey_cli.patching.interception import KeyDropping, intercepted_class, is_outermost, wrapped_class
+from dropkey_cli.patching.layer import LayerDropKey
 from dropkey_cli.patching.selection import AttentionLayer, Selection, select_layers
 
 
@@ -93,17 +94,23 @@ class DropKeyPlan:
             state.set_ratio(ratio)
 
     @contextlib.contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies)."""
-        before = [state.sampling for state in self.states]
+    def sampling(self, images: Tensor | None = None) -> Iterator[None]:
+        """Within this context keys are dropped in eval mode too: Monte Carlo over masks (one of the paper's two remedies).
+
+        Args:
+            images: Numbers of the images in the batch, int64 (B,), such as their positions in the data set: each then has masks
+                of its own that depend on torch's seed and its number alone, whatever batch it is in. By default masks
+                depend on the place in the batch, as in training.
+        """
+        before = [(state.sampling, state.images) for state in self.states]
         for state in self.states:
-            state.sampling = True
+            state.sampling, state.images = True, images
         try:
             with _through_the_modules():
                 yield
         finally:
-            for state, sampling in zip(self.states, before, strict=True):
-                state.sampling = sampling
+            for state, (sampling, numbers) in zip(self.states, before, strict=True):
+                state.sampling, state.images = sampling, numbers
 
     @contextlib.contextmanager
     def recording(self, reduce: Reduce | None = None) -> Iterator[dict[str, list[Any]]]:

@@ -6,9 +6,7 @@ backward pass, outside of anything that was entered around the model; the class 
 forward, because copies of the model (EMA) must call their own weights.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from ctypes import c_float
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import torch
@@ -17,96 +15,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dropkey_cli.method.attention import dropkey_attention
-from dropkey_cli.method.mask import KeyLayout, seed_tensor
+from dropkey_cli.method.mask import sample_seeds, seed_tensor
 from dropkey_cli.method.multi_head import dropkey_multi_head_attention_forward
-from dropkey_cli.method.settings import Structure
 from dropkey_cli.method.softmax import dropkey_softmax
-from dropkey_cli.method.variance import dropped_variance
-from dropkey_cli.patching.counting import UNIT, add_unless_recomputed, recomputing
+from dropkey_cli.patching.counting import add_unless_recomputed, recomputing
 from dropkey_cli.patching.discovery import SDPA, SOFTMAX, softmax_arguments
-from dropkey_cli.patching.known import Rule
-from dropkey_cli.patching.observation import Observation, Observe
-
-
-class LayerDropKey:
-    """DropKey's state of one layer, a plain attribute of the module: no buffer, so in no state_dict, broadcast or average.
-
-    Args:
-        ratio: Drop ratio in [0, 1).
-        rule: What is special about the module's class.
-        structure: Pattern of the dropped keys.
-        layout: How the keys lie on a grid, for the structures block and cross.
-        shared_heads: So many neighbouring heads share one mask.
-    """
-
-    def __init__(
-        self,
-        ratio: float,
-        rule: Rule,
-        *,
-        structure: Structure = "element",
-        layout: KeyLayout | None = None,
-        shared_heads: int = 1,
-    ) -> None:
-        # Both stay real and exact whatever default device and dtype the model is built under (meta, bfloat16).
-        self.ratio = torch.tensor(ratio, dtype=torch.float32, device="cpu")  # a tensor: a new value compiles nothing anew
-        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")  # dropped draws, all draws
-        self.settled = torch.zeros(3, dtype=torch.int64, device="cpu")  # see settle
-        self.rule = rule
-        self.structure = structure
-        self.layout = layout
-        self.shared_heads = shared_heads
-        self.enabled = True
-        self.sampling = False  # Monte Carlo: also in eval
-        self.observe: Observe | None = None  # is shown the attention weights
-        self._describe(ratio)
-
-    def acts(self, training: bool) -> bool:
-        """Whether keys are dropped in this forward."""
-        return self.nonzero and self.enabled and (training or self.sampling)
-
-    def set_ratio(self, ratio: float) -> None:
-        """Another ratio, in place."""
-        self.settle()
-        self.ratio.fill_(ratio)
-        self._describe(ratio)
-
-    def _describe(self, ratio: float) -> None:
-        self.nonzero = ratio > 0
-        self.share = min(round(c_float(ratio).value * UNIT), UNIT - 1)  # as `ratio_share` of the float32 above
-        variance = dropped_variance(UNIT, self.share / UNIT, self.structure, self.layout)
-        self.variance = math.ceil(variance)  # of one draw, in 1 / UNIT
-
-    def settle(self) -> None:
-        """Add what the draws since the last call should have dropped at the present ratio, without waiting for the device.
-
-        ``settled`` holds the draws added up so far, and UNIT times the expected value and the variance of the dropped ones;
-        in integers, since MPS has no float64 and sums must be the same in every order.
-        """
-        draws = self.counts[1] - self.settled[0]
-        self.settled[0].add_(draws)
-        self.settled[1].add_(draws, alpha=self.share)
-        self.settled[2].add_(draws, alpha=self.variance)
-
-    def tally(self) -> Tensor:
-        """What was drawn since `clear`: dropped draws, all draws, and UNIT times what the first should be and its variance."""
-        self.settle()
-        return torch.cat([self.counts, self.settled[1:]])
-
-    def clear(self) -> None:
-        """Count anew, in place: compiled code holds on to the tensors."""
-        self.counts.zero_()
-        self.settled.zero_()
-
-    def restore(self, tally: Sequence[int]) -> None:
-        """Count on from what `tally` gave."""
-        self.counts.copy_(torch.tensor(tally[:2]))
-        self.settled.copy_(torch.tensor(tally[1:]))
-
-    def to(self, device: torch.device) -> None:
-        """Move to ``device``; values survive a detour over the meta device."""
-        if device.type != "meta" and device != self.counts.device:
-            self.ratio, self.counts, self.settled = (x.to(device) for x in (self.ratio, self.counts, self.settled))
+from dropkey_cli.patching.layer import LayerDropKey
+from dropkey_cli.patching.observation import Observation
 
 
 class KeyDropping(nn.Module):
@@ -206,6 +121,8 @@ class _Masks:
         if self.seed is not None and (self.repeating or self.layer.rule.share_mask):
             return {"seed": self.seed, "counts": None}
         self.seed = seed_tensor(None, device)
+        if self.layer.images is not None:
+            self.seed = sample_seeds(self.seed, self.layer.images)
         if not torch.compiler.is_compiling():
             return {"seed": self.seed, "counts": None if recomputing() else self.layer.counts}
         if self.counts is None:

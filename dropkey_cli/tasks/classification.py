@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from dropkey_cli.data.dataset import Batch, counted
+from dropkey_cli.data.loading import run_seed
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import describe_weights, image_config
 from dropkey_cli.models.loading import taken_line
@@ -15,13 +16,14 @@ from dropkey_cli.tasks.description import check_same_network, describe
 from dropkey_cli.tasks.losses import binary_cross_entropy, class_weights_of, cross_entropy, normalized_sigmoid
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.mixing import BatchMixing
-from dropkey_cli.tasks.network import checkpoint_gradients, create_network, freeze_weights
-from dropkey_cli.tasks.optimized import OptimizedModule
-from dropkey_cli.tasks.options import check_option, check_share
-from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line
+from dropkey_cli.tasks.monte_carlo import MonteCarlo
+from dropkey_cli.tasks.network import create_network, prepare_training
+from dropkey_cli.tasks.options import check_share
+from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line, resampling_lines
+from dropkey_cli.tasks.predicting import PredictingModule
 
 
-class Classification(OptimizedModule):
+class Classification(PredictingModule):
     """A timm vision transformer with DropKey that learns one class per image.
 
     Attributes:
@@ -59,6 +61,7 @@ class Classification(OptimizedModule):
         compile: Compile the network in fit: later steps are faster on a GPU, the first takes a minute or so.
     """
 
+    loss_weights: Tensor | None = None  # (K,), where classes are weighted
     monitor = "val/balanced_acc"
     monitor_meaning = "the mean over classes (val/acc1 where they are even)"
 
@@ -105,11 +108,7 @@ class Classification(OptimizedModule):
         check_share("label_smoothing", label_smoothing)
         for name, rate in (("drop_path", drop_path), ("patch_drop", patch_drop)):
             check_share(name, rate or 0.0)
-        shares = {"mix_probability": mix_probability, "mix_off_share": mix_off_share, "erase_probability": erase_probability}
-        for name, share in shares.items():
-            check_share(name, share, including_1=True)
-        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-            check_option(name, alpha, alpha >= 0, "0 or more")
+        check_share("mix_off_share", mix_off_share, including_1=True)
         self.model_name = model_name
         self.pretrained = pretrained
         self.model_args = model_args or {}
@@ -124,7 +123,6 @@ class Classification(OptimizedModule):
         self.mix_off_share = mix_off_share
         self.grad_checkpointing = grad_checkpointing
         self.compiled = compile
-        self.network: nn.Module | None = None
         self.dropkey_plan: DropKeyPlan | None = None
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
@@ -152,23 +150,23 @@ class Classification(OptimizedModule):
             images = torch.empty(2, 3, size, size, device="meta")
             with self.trainer.profiler.profile("apply_dropkey"):  # type: ignore[attr-defined]  # Lightning sets it
                 self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
+        if self.mc_samples:
+            self.monte_carlo = MonteCarlo(self.dropkey_plan, self.mc_samples, seed=run_seed(self.trainer))
         if self.trainer.training:
-            self._prepare_training(self.network)
+            prepare_training(
+                self.network,
+                self.model_name,
+                frozen=self.frozen,
+                grad_checkpointing=self.grad_checkpointing,
+                compiled=self.compiled,  # not otherwise: a few images are classified before a compiler is done
+            )
+            weights = class_weights_of(self.class_weights, data)
+            self.register_buffer("loss_weights", weights, persistent=False)
         for stage in ("train", "val", "test"):
             self.metrics[f"{stage}_metrics"] = self.create_metrics(stage, num_classes)
         sum_dtype = torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64
         for stage in ("val", "test"):
             self.metrics[f"{stage}_loss"] = MeanLoss(sum_dtype)
-
-    def _prepare_training(self, network: nn.Module) -> None:
-        freeze_weights(network, self.frozen)
-        if self.grad_checkpointing:
-            checkpoint_gradients(network, self.model_name)
-        if self.compiled:  # not otherwise: a few images are classified before a compiler is done
-            network.compile()  # in place: the names of the weights stay
-        if self.class_weights is not None:
-            weights = class_weights_of(self.class_weights, self.data)
-            self.register_buffer("loss_weights", torch.tensor(weights), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits.
@@ -200,13 +198,15 @@ class Classification(OptimizedModule):
         """Metrics of one batch; the class probabilities (B, K) of its images that count."""
         return self._step(batch, "test")
 
-    def predict_step(self, batch: Batch, _batch_index: int) -> Tensor:
-        """Class probabilities (B, K)."""
-        return self.probabilities(self(batch["image"]))
-
     def probabilities(self, logits: Tensor) -> Tensor:
         """What prediction gives for logits (B, K), in [0, 1]."""
         return normalized_sigmoid(logits) if self.loss_name == "bce" else logits.float().softmax(-1)
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits (B, K) that `probabilities` turns into these; finite also where a class has no chance."""
+        smallest = torch.finfo(torch.float32).tiny
+        logits = probabilities.clamp(min=smallest).log()
+        return (logits - (1 - probabilities).clamp(min=smallest).log() if self.loss_name == "bce" else logits).float()
 
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""
@@ -215,19 +215,15 @@ class Classification(OptimizedModule):
     def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
         """Mean loss () of logits (B, K) for class indices (B,) or shares of the classes (B, K)."""
         function = binary_cross_entropy if self.loss_name == "bce" else cross_entropy
-        weights = getattr(self, "loss_weights", None) if training else None
+        weights = self.loss_weights if training else None
         return function(logits, labels, smoothing=self.label_smoothing if training else 0.0, weights=weights)
-
-    def _weights_by_name(self) -> dict[str, float] | None:
-        weights = getattr(self, "loss_weights", None)
-        return None if weights is None else dict(zip(self.data.class_names, weights.tolist(), strict=True))
 
     def metric_labels(self, labels: Tensor) -> Tensor:
         """The labels as the metrics take them: where classes are mixed, the index of the one with the largest share."""
         return labels.argmax(1) if labels.ndim == 2 else labels
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits, labels = self(batch["image"]), batch["label"]
+        logits, labels = self.logits(batch), batch["label"]
         kept = counted(batch)
         if len(kept) < len(labels):
             logits, labels = logits[kept], labels[kept]
@@ -259,14 +255,12 @@ class Classification(OptimizedModule):
         """What a user should know before training, as (name, text): network, weights, DropKey, recipe."""
         assert self.network is not None, "configure_model comes first"
         lines = [network_line(self.network, self.model_name, self.frozen)]
-        size = self.data.preprocessing.image_size
         lines += [("", line)] if (line := taken_line(self.network)) else []
         native = image_config(self.model_name, self.model_args).image_size
-        if self.pretrained and size != native:
-            lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
+        lines += resampling_lines(self.data.preprocessing.image_size, native) if self.pretrained else []
         lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan).removeprefix("DropKey in ")))
         lines += self.optimization_lines()
-        lines += loss_lines(self.loss_name, self.label_smoothing, self._weights_by_name())
+        lines += loss_lines(self.loss_name, self.label_smoothing, self.loss_weights, self.data.class_names)
         lines += mixing_lines(self.mixing, self.mix_off_share)
         lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines

@@ -53,25 +53,27 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, *, smoothing: float = 0
     return F.binary_cross_entropy_with_logits(logits.float(), shares, weight=weights)
 
 
-def class_weights_of(asked: Literal["balanced"] | list[float], data: Any) -> list[float]:  # noqa: ANN401 - any data
-    """The weight of each class.
+def class_weights_of(asked: Literal["balanced"] | list[float] | None, data: Any) -> Tensor | None:  # noqa: ANN401 - any data
+    """The weight of each class, (K,).
 
     Args:
-        asked: ``balanced``, or the weights themselves.
+        asked: ``balanced``, or the weights themselves; None for none.
         data: With ``class_names``, and for ``balanced`` the training images in ``splits["train"]``.
 
     Raises:
         InputError: If there is not one weight from 0 for each class, or a class to balance has no image.
     """
     names = list(data.class_names)
+    if asked is None:
+        return None
     if isinstance(asked, str):
-        return balanced_weights(data.splits["train"].class_counts(len(names)), names)
+        return torch.tensor(balanced_weights(data.splits["train"].class_counts(len(names)), names))
     if len(asked) != len(names) or min(asked) < 0 or max(asked) == 0:
         raise InputError(
             f"class_weights is {asked!r}; expected {len(names)} numbers from 0, one for each of the classes "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}; give --model.class_weights, or balanced"
         )
-    return list(asked)
+    return torch.tensor(asked)
 
 
 def balanced_weights(counts: list[int], class_names: list[str]) -> list[float]:

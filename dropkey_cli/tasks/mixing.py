@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import CutMix, MixUp
 
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.tasks.losses import soft_labels
+from dropkey_cli.tasks.options import check_option, check_share
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,22 @@ class BatchMixing:
         cutmix: Alpha of cutmix's; 0 for none. With both, each mixed batch takes one of them, evenly.
         mix_probability: Share of batches that are mixed, in [0, 1].
         erase_probability: Share of images in which a rectangle is replaced by noise, in [0, 1].
+
+    Raises:
+        InputError: If one of them cannot be.
     """
 
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
     erase_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values where they enter."""
+        for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            check_option(name, alpha, alpha >= 0, "0 or more")
+        for name in ("mix_probability", "erase_probability"):
+            check_share(name, getattr(self, name), including_1=True)
 
     @property
     def mixes(self) -> bool:

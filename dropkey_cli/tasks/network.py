@@ -78,6 +78,26 @@ def _lacks(model_name: str, what: str) -> InputError:
     return InputError(f"{model_name} has no {words[what]}: leave out --model.{what}, or give another --model.model_name")
 
 
+def prepare_training(network: nn.Module, model_name: str, *, frozen: Frozen, grad_checkpointing: bool, compiled: bool) -> None:
+    """Freeze, checkpoint and compile a network as asked.
+
+    Args:
+        network: Any of timm's, DropKey patched in.
+        model_name: timm's name.
+        frozen: As `freeze_weights` takes it.
+        grad_checkpointing: Compute activations anew in the backward pass.
+        compiled: Compile its forward, in place: the names of the weights stay.
+
+    Raises:
+        InputError: If the network cannot.
+    """
+    freeze_weights(network, frozen)
+    if grad_checkpointing:
+        checkpoint_gradients(network, model_name)
+    if compiled:
+        network.compile()
+
+
 def checkpoint_gradients(network: nn.Module, model_name: str) -> None:
     """Compute the blocks' activations anew in the backward pass instead of keeping them.
 

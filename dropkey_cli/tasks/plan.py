@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dropkey_cli.tasks.mixing import BatchMixing
 
@@ -22,6 +22,12 @@ def network_line(network: nn.Module, model_name: str, frozen: object) -> tuple[s
         what = frozen if isinstance(frozen, str) else ", ".join(map(str, frozen if isinstance(frozen, list) else [frozen]))
         text += f", {trained / 1e6:.4g} M of them trained (frozen: {what}; DropKey and drop path act there too)"
     return "model", text
+
+
+def resampling_lines(size: int, native: int) -> list[tuple[str, str]]:
+    """What becomes of pretrained position embeddings, where the images (height and width in pixels) are of another size."""
+    text = f"position embeddings of {native} × {native} images are resampled to {size} × {size}"
+    return [] if size == native else [("", text)]
 
 
 def optimizer_line(
@@ -51,19 +57,21 @@ def schedule_line(schedule: str, arguments: dict[str, Any], *, warmup_share: flo
     return "schedule", (f"{warmup_share:.0%} warm-up, then {text}" if warmup_share else text)
 
 
-def loss_lines(loss: str, smoothing: float, weights: dict[str, float] | None) -> list[tuple[str, str]]:
+def loss_lines(loss: str, smoothing: float, weights: Tensor | None, class_names: list[str]) -> list[tuple[str, str]]:
     """The training loss, where it is not simply the cross-entropy.
 
     Args:
         loss: cross_entropy or bce.
         smoothing: Label smoothing.
-        weights: Weight of each class by name; None for even ones.
+        weights: Weight of each class (K,); None for even ones.
+        class_names: Their names.
     """
     if loss == "cross_entropy" and weights is None:
         return []
     text = {"bce": "binary cross-entropy of each class"}.get(loss, "cross-entropy") + f", label smoothing {smoothing:g}"
     if weights is not None:
-        shown = [f"{name} {weight:.3g}" for name, weight in list(weights.items())[:5]] + ["…"] * (len(weights) > 5)
+        shown = [f"{name} {weight:.3g}" for name, weight in zip(class_names[:5], weights.tolist(), strict=False)]
+        shown += ["…"] * (len(class_names) > 5)
         text += f", class weights {', '.join(shown)}"
     return [("loss", text)]
 

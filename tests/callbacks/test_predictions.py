@@ -1,4 +1,5 @@
 import csv
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dropkey_cli.callbacks.predictions import PredictionWriter, header, rows
+from dropkey_cli.callbacks.prediction_table import Choice, Table, prediction_table, rows
+from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.errors import InputError
 
 NAMES = ["ant", "bee", "cat, or dog"]
@@ -33,29 +35,9 @@ def batch(*paths: str, broken: str = "") -> Any:  # noqa: ANN401 - a Batch
 def write(output: Path, top_k: int = 5) -> PredictionWriter:
     writer = PredictionWriter(str(output), top_k)
     writer.on_predict_start(trainer(), MODULE)
-    writer.on_predict_batch_end(trainer(), MODULE, PROBABILITIES[:2], batch("b.png", "a.png", broken="a.png"))
-    writer.on_predict_batch_end(trainer(), MODULE, PROBABILITIES[2:], batch("c é.png"))
+    writer.on_predict_batch_end(trainer(), MODULE, {"probability": PROBABILITIES[:2]}, batch("b.png", "a.png", broken="a.png"))
+    writer.on_predict_batch_end(trainer(), MODULE, {"probability": PROBABILITIES[2:]}, batch("c é.png"))
     return writer
-
-
-def test_columns_that_scripts_rely_on() -> None:
-    assert header(1) == ["path", "prediction", "probability", "error"]
-    assert header(3) == [*header(1), "top2_class", "top2_probability", "top3_class", "top3_probability"]
-
-
-def test_rows_by_falling_probability() -> None:
-    written = list(rows(["a", "b", "c"], ["", "broken", ""], PROBABILITIES, NAMES, 2))
-    assert written == [
-        ["a", "bee", "0.700000", "", "ant", "0.200000"],
-        ["b", "", "", "broken", "", ""],
-        ["c", "cat, or dog", "0.750000", "", "bee", "0.250000"],
-    ]
-
-
-@pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_every_row_has_every_column(top_k: int) -> None:
-    for row in rows(["a", "b", "c"], ["", "broken", ""], PROBABILITIES, NAMES, top_k):
-        assert len(row) == len(header(top_k))
 
 
 def test_file_in_input_order_with_a_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +48,7 @@ def test_file_in_input_order_with_a_sum(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["path"] for row in table] == ["b.png", "a.png", "c é.png"]
     assert [row["prediction"] for row in table] == ["bee", "", "cat, or dog"]
     assert [row["error"] for row in table] == ["", "cannot, be read", ""]
-    assert list(table[0]) == header(3)  # no more than there are classes
+    assert list(table[0])[-2:] == ["top3_class", "top3_probability"]  # no more than there are classes
     assert capsys.readouterr().out == f"3 rows, 1 of them unreadable (see the error column) in {output}\n"
     assert [file.name for file in output.parent.iterdir()] == ["p.csv"]
 
@@ -89,6 +71,19 @@ def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
     PredictionWriter(str(output)).on_exception(trainer(), MODULE, RuntimeError())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_full_disk_leaves_nothing_half_written(suffix: str, tmp_path: Path) -> None:
+    writer = write(tmp_path / f"p{suffix}")
+    full: Any = writer._file
+    full._file.close()
+    full._file = open("/dev/full", "wb" if suffix == ".parquet" else "w")  # noqa: SIM115 - the writer closes it
+    if suffix == ".csv":
+        full._file.write("a row")
+    writer.on_exception(trainer(), MODULE, OSError(errno.ENOSPC, "full"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lightning_is_told_to_keep_no_probabilities(tmp_path: Path) -> None:
     watched = trainer()
     writer = PredictionWriter(str(tmp_path / "p.csv"))
@@ -97,21 +92,23 @@ def test_lightning_is_told_to_keep_no_probabilities(tmp_path: Path) -> None:
     writer.on_exception(watched, MODULE, RuntimeError())
 
 
+def table(*paths: str) -> Table:
+    return prediction_table(paths, [""] * len(paths), {"probability": PROBABILITIES[: len(paths)]}, NAMES, Choice(1))
+
+
 def test_the_first_process_writes_the_rows_of_all_in_input_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Five images on three processes: a d | b e | c and padding, in batches of two
-    dealt = [["a", "d"], ["b", "e"], ["c", ""]]
-    rows_of_others = [list(rows(paths, ["", ""], PROBABILITIES[:2], NAMES, 1)) for paths in dealt[1:]]
-    assert [len(own) for own in rows_of_others] == [2, 1]  # padding has no row
+    of_others = [table("b", "e"), table("c", "")]
 
-    def gather(own: list[list[str]], gathered: list[Any] | None) -> None:
+    def gather(own: Table, gathered: list[Any] | None) -> None:
         assert gathered is not None
-        gathered[:] = [own, *rows_of_others]
+        gathered[:] = [own, *of_others]
 
     monkeypatch.setattr(torch.distributed, "gather_object", gather)
     first = trainer(world_size=3)
     writer = PredictionWriter(str(tmp_path / "p.csv"), top_k=1)
     writer.on_predict_start(first, MODULE)
-    writer.on_predict_batch_end(first, MODULE, PROBABILITIES[:2], batch(*dealt[0]))
+    writer.on_predict_batch_end(first, MODULE, {"probability": PROBABILITIES[:2]}, batch("a", "d"))
     writer.on_predict_end(first, MODULE)
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["a", "b", "c", "d", "e"]
@@ -120,19 +117,31 @@ def test_the_first_process_writes_the_rows_of_all_in_input_order(tmp_path: Path,
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr(torch.distributed, "gather_object", lambda own, gathered: sent.append((own, gathered)))
+    monkeypatch.setattr(torch.distributed, "gather_object", lambda own, gathered: sent.append((list(rows(own)), gathered)))
     other = trainer(world_size=2, rank=1)
     writer = PredictionWriter(str(tmp_path / "p.csv"), top_k=1)
     writer.on_predict_start(other, MODULE)
-    writer.on_predict_batch_end(other, MODULE, PROBABILITIES[:1], batch("b"))
+    writer.on_predict_batch_end(other, MODULE, {"probability": PROBABILITIES[:1]}, batch("b"))
     writer.on_predict_end(other, MODULE)
-    assert sent == [([["b", "bee", "0.700000", ""]], None)]
+    assert sent == [([("b", "bee", 0.7, None)], None)]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"top_k": 0}, "--top_k 0: give"), ({"threshold": 1.5}, r"--threshold 1\.5: give")]
+)
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PredictionWriter(**options)
 
 
 def test_places_that_cannot_be_written_are_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for output, message in ((tmp_path, "is a folder: give a file"), (tmp_path / "file" / "p.csv", "cannot write --output")):
+    for output, message in (
+        (tmp_path, "is a folder: give a file"),
+        (tmp_path / "file" / "p.csv", "cannot write --output"),
+        (tmp_path / "p.xlsx", r"p\.xlsx': give a file that ends in \.csv, \.jsonl, \.parquet"),
+    ):
         with pytest.raises(InputError, match=message):
             PredictionWriter(str(output)).on_predict_start(trainer(), MODULE)
 
@@ -146,7 +155,7 @@ from dropkey_cli.data.image_folder import ImageFolder
 
 class Even(LightningModule):
     def predict_step(self, batch, index):
-        return torch.full((len(batch["path"]), 10_000), 1e-4)
+        return {"probability": torch.full((len(batch["path"]), 10_000), 1e-4)}
 
 names = [str(number) for number in range(10_000)]
 data = ImageFolder(
@@ -154,7 +163,7 @@ data = ImageFolder(
     num_workers=0,
 )
 options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-trainer = Trainer(accelerator="cpu", callbacks=PredictionWriter(sys.argv[1] + ".csv", 1), **options)
+trainer = Trainer(accelerator="cpu", callbacks=PredictionWriter(sys.argv[1] + sys.argv[2], 1), **options)
 trainer.predict(Even(), data)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -162,14 +171,16 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_memory_does_not_grow_with_the_images(suffix: str, tmp_path: Path) -> None:
     peaks = []
-    for count in (300, 3000):
+    for count in (300, 10_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         for number in range(count):
             Image.new("RGB", (4, 4)).save(folder / f"{number}.bmp")
-        done = subprocess.run([sys.executable, "-c", PREDICT, str(folder)], capture_output=True, text=True, check=True)
-        assert len((tmp_path / f"{count}.csv").read_text().splitlines()) == 1 + count
+        words = [sys.executable, "-c", PREDICT, str(folder), suffix]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert f"{count} rows in" in done.stdout
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 15  # MiB; the probabilities of 2,700 images are 103
+    assert peaks[1] - peaks[0] < 15  # MiB; the probabilities of 9,700 images are 370

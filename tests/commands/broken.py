@@ -173,7 +173,7 @@ WRONG_PATHS = [
     *((option, path) for option in ("--ckpt_path", "--resume") for path in NO_CHECKPOINTS),
     *(("--name", path) for path in ("../x", "/x", "a/../../b", "x" * 300)),
     *(("--data.root", path) for path in ("nowhere", "", "x" * 9000, "../cut.ckpt", "../here"))]  # fmt: skip
-WRONG_OUTPUTS = ["..", "/dev/null/p.csv", "x" * 300, "../flags"]
+WRONG_OUTPUTS = ["..", "/dev/null/p.csv", "x" * 300 + ".csv", "../flags"]
 
 
 @st.composite

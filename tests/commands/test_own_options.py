@@ -1,4 +1,4 @@
-from dropkey_cli.commands.own_options import OWN_OPTIONS, own_options
+from dropkey_cli.commands.own_options import OWN_OPTIONS, flags_spelled_out, own_options
 
 
 def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
@@ -8,3 +8,18 @@ def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
     for command in ("fit", "validate", "test", "predict"):
         assert of_fit <= {option.name for option in own_options(command)}
     assert "output" not in {option.name for option in own_options("test")}
+
+
+def test_flags_need_no_value() -> None:
+    words = ["--features", "--output", "a.csv", "--all_probabilities=false", "--features", "false", "--all_probabilities"]
+    spelled = [
+        "--features=true",
+        "--output",
+        "a.csv",
+        "--all_probabilities=false",
+        "--features",
+        "false",
+        "--all_probabilities=true",
+    ]
+    assert flags_spelled_out("predict", words) == spelled
+    assert flags_spelled_out("test", ["--features"]) == ["--features"]  # unknown there, and refused as such

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import re
 import shutil
@@ -368,7 +369,12 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
         (["--data.root=nowhere"], "--data.root 'nowhere' does not exist"),
         (["--data.root=photos", "--top_k=0"], "--top_k 0: give a number"),
         (["--data.root=photos", "--output=photos"], "--output 'photos' is a folder"),
-        (["--data.root=photos", f"--output={'x' * 300}"], "cannot write --output 'xxx"),
+        (["--data.root=photos", f"--output={'x' * 300}.csv"], "cannot write --output 'xxx"),
+        (["--data.root=photos", "--output=p.xlsx"], "--output 'p.xlsx': give a file that ends in .csv"),
+        (["--data.root=photos", "--threshold=7"], "--threshold 7.0: give a probability"),
+        (["--data.root=photos", "--mc_samples=-1"], 'Parser key "mc_samples": Not of type'),
+        (["--data.root=photos", "--mc-samples=2", "--model.dropkey=null"], "--mc_samples 2: the network was trained without"),
+        (["--data.root=photos/*.tif"], "--data.root 'photos/*.tif' matches nothing"),
         (["--data.root=photos", "--output=photos/grey.jpg/p.csv"], "cannot write --output 'photos/grey.jpg/p.csv'"),
         (["--data.root=photos", "--top=3"], "unknown option --top; did you mean '--top_k'"),
     ],
@@ -376,6 +382,54 @@ def test_prediction_of_one_image_keeps_the_earlier_file(trained: Path, photos: P
 def test_wrong_predict_options(words: list[str], message: str, trained: Path, photos: Path, refused: Refused) -> None:
     assert refused("predict", "--ckpt_path", str(trained / VERSION), *words).startswith(message)
     assert not list(Path().rglob("*.csv*"))
+
+
+@pytest.fixture
+def predicted(trained: Path, photos: Path, dropkey: Dropkey) -> Callable[..., list[dict[str, Any]]]:
+    """Classifies the photos with further options; gives the rows."""
+
+    def predict(*words: str) -> list[dict[str, Any]]:
+        root = () if any(word.startswith("--data.root") for word in words) else ("--data.root", str(photos))
+        outcome = dropkey("predict", "--ckpt_path", str(trained / VERSION), *root, "--output=p.jsonl", *words)
+        assert (outcome.code, outcome.err) == (0, "")
+        return [json.loads(line) for line in Path("p.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    return predict
+
+
+def test_features_and_all_probabilities_beside_the_same_prediction(predicted: Callable[..., list[dict[str, Any]]]) -> None:
+    plain, full = predicted(), predicted("--features", "--all-probabilities")
+    assert [{name: row[name] for name in plain[0]} for row in full] == plain  # bitwise
+    wide = [[f"probability_{digit}" for digit in range(10)], [f"feature_{number}" for number in range(64)]]
+    assert list(full[0]) == [*plain[0], *wide[0], *wide[1]]
+    assert full[1]["feature_63"] is None
+    assert full[1]["probability_0"] is None
+    for row in (full[0], full[2]):
+        assert sum(row[name] for name in wide[0]) == pytest.approx(1, abs=1e-5)
+        assert row[f"probability_{row['prediction']}"] == row["probability"]
+        assert max(abs(row[name]) for name in wide[1]) > 0.1
+
+
+def test_monte_carlo_repeats_itself_whatever_the_batches(predicted: Callable[..., list[dict[str, Any]]]) -> None:
+    first, again, single = (predicted("--mc-samples=3", f"--data.batch_size={size}") for size in (2, 2, 1))
+    assert first == again
+    assert [row["prediction"] for row in single] == [row["prediction"] for row in first]
+    for row, same in ((first[0], single[0]), (first[2], single[2])):
+        assert row["std"] == pytest.approx(same["std"], rel=1e-3)
+        assert row["std"] > 0
+    assert first[1]["std"] is None
+    other = predicted("--mc-samples=3", "--seed_everything=1")
+    assert other[0]["probability"] != first[0]["probability"]
+    assert [row["std"] for row in predicted("--mc-samples=1")] == [None] * 3
+
+
+def test_a_list_may_name_what_is_not_there(predicted: Callable[..., list[dict[str, Any]]]) -> None:
+    Path("list.csv").write_text("path,note\nphotos/grey.jpg,1\nphotos/gone.png,2\nphotos/grey.jpg,3\n")
+    rows = predicted("--data.root=list.csv")
+    assert [row["path"] for row in rows] == ["photos/grey.jpg", "photos/gone.png", "photos/grey.jpg"]
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert rows[0] == rows[2]
+    assert [row["path"] for row in predicted("--data.root=photos/*.jpg")] == ["photos/grey.jpg"]
 
 
 # Image folders

@@ -7,6 +7,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from lightning import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
@@ -19,9 +20,11 @@ from dropkey_cli.commands.run_parts import (
     fill_image_options,
     first_callbacks,
     loggers,
+    predict_as_asked,
     recipe_callbacks,
 )
 from dropkey_cli.errors import InputError
+from dropkey_cli.tasks.classification import Classification
 from tests.commands.conftest import SHORT_FIT, Dropkey
 
 
@@ -135,3 +138,13 @@ def test_a_run_with_an_average_validates_saves_and_predicts_it_and_ends_early(dr
 )
 def test_a_recipe_that_cannot_be_is_one_line(words: list[str], said: str, refused: Callable[..., str]) -> None:
     assert refused(*SHORT_FIT, *words).startswith(said)
+
+
+def test_a_task_is_told_how_to_predict() -> None:
+    task, plain = Classification(), LightningModule()
+    predict_as_asked(task, Namespace(mc_samples=3, features=True))  # type: ignore[no-untyped-call]  # jsonargparse's
+    assert (task.mc_samples, task.predicts_features) == (3, True)
+    predict_as_asked(plain, Namespace(mc_samples=0, features=False))  # type: ignore[no-untyped-call]
+    predict_as_asked(plain, Namespace())  # type: ignore[no-untyped-call]  # fit has neither
+    with pytest.raises(InputError, match="--mc_samples: LightningModule cannot do it"):
+        predict_as_asked(plain, Namespace(mc_samples=3))  # type: ignore[no-untyped-call]

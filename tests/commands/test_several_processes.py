@@ -1,6 +1,7 @@
 """Metrics, predictions, masks and checkpoints on 1, 2 and 4 processes."""
 
 import csv
+import io
 import os
 import signal
 import socket
@@ -98,6 +99,28 @@ def test_predictions_are_those_of_one_process(count: int, images: int, trained: 
         assert float(row["probability"] or 0) == pytest.approx(float(other["probability"] or 0), abs=2e-6)
     assert not list(trained.glob("*.part"))
     for name in ("one.csv", "many.csv"):
+        (trained / name).unlink()
+
+
+def test_predictions_by_monte_carlo_of_a_list_on_standard_input_are_those_of_one_process(trained: Path) -> None:
+    names = ["images/03.png", "images/05.png", "gone.png", "images/01.png", "images/03.png"]
+
+    def list_images() -> None:
+        text = io.BytesIO("\0".join(names).encode())
+        sys.stdin = io.TextIOWrapper(text if os.environ.get("LOCAL_RANK", "0") == "0" else io.BytesIO())
+
+    words = ["predict", "--ckpt_path=last", "--data.batch_size=2", "--data.root", "-", "--mc-samples=3", "--features"]
+    assert run([*words, "--output=one.csv"], trained, prepare=list_images) == 0, log(trained)
+    assert run_on(2, [*words, "--output=two.csv"], trained, prepare=list_images) == [0, 0], log(trained)
+    one, two = (read_csv(trained / name) for name in ("one.csv", "two.csv"))
+    assert [row["path"] for row in one] == [row["path"] for row in two] == names
+    assert [bool(row["error"]) for row in two] == [False, True, True, False, False]
+    assert one[0]["probability"] != one[4]["probability"]  # the same image at two places: other masks
+    for row, other in zip(one, two, strict=True):
+        assert (row["prediction"], row["error"]) == (other["prediction"], other["error"])
+        for column in ("probability", "std", "top2_std", "feature_0", "feature_63"):
+            assert float(row[column] or 0) == pytest.approx(float(other[column] or 0), rel=1e-3, abs=2e-6)
+    for name in ("one.csv", "two.csv"):
         (trained / name).unlink()
 
 

@@ -1,6 +1,9 @@
+import io
 import os
+import sys
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -177,3 +180,34 @@ def test_impossible_loader_settings() -> None:
         Squares(batch_size=0)
     with pytest.raises(InputError, match="num_workers is -1; expected 0 or more"):
         Squares(num_workers=-1)
+
+
+class Process:
+    """The little of a trainer that a data module looks at, for one of two processes; the first's list is shared."""
+
+    distributed_sampler_kwargs = None
+    shared: Any = None
+
+    def __init__(self, rank: int) -> None:
+        self.is_global_zero = rank == 0
+        self.strategy = self
+
+    def broadcast(self, value: Any) -> Any:  # noqa: ANN401 - as Lightning's
+        Process.shared = value if self.is_global_zero else Process.shared
+        return Process.shared
+
+
+@pytest.mark.parametrize("paths", [["b.png", "a.png"], []])
+def test_standard_input_is_read_by_the_first_process_and_shared(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.BytesIO("".join(f"{path}\n" for path in paths).encode())
+    for rank in range(2):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=text) if rank == 0 else None)
+        data = Squares("-")
+        data.trainer = cast(Any, Process(rank))
+        if not paths:
+            with pytest.raises(InputError, match=r"--data\.root - and nothing came on standard input"):
+                data.predict_dataloader()
+            continue
+        (batch,) = cast(list[Batch], list(data.predict_dataloader()))
+        assert batch["path"] == paths
+        assert all("No such file" in error for error in batch["error"])

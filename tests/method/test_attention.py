@@ -1,6 +1,7 @@
 import functools
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -331,3 +332,12 @@ def test_unknown_backends_are_refused() -> None:
 def test_seed_is_moved_to_the_queries() -> None:
     q, k, v = torch.empty(3, 2, 3, 7, 16, device="meta")
     assert dropkey_attention(q, k, v, 0.4, seed=torch.tensor(SEED)).device.type == "meta"
+
+
+def test_kernels_are_not_asked_for_masks_with_a_seed_per_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = SimpleNamespace(unsupported=lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, f"{backends.__name__}.triton", kernels)
+    monkeypatch.setattr(backends, "triton", kernels, raising=False)
+    q = torch.randn(2, 3, 5, 16)
+    with pytest.raises(InputError, match="backend 'triton' cannot take this call: every sample has a seed of its own"):
+        dropkey_attention(q, q, q, 0.3, seed=torch.tensor([1, 2]), backend="triton")

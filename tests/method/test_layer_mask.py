@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,3 +88,18 @@ def test_shape_of_the_logits_is_that_of_the_product(
     q: tuple[int, ...], k: tuple[int, ...], enable_gqa: bool, expected: tuple[int, ...]
 ) -> None:
     assert logits_shape(torch.empty(q), torch.empty(k), enable_gqa=enable_gqa) == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (6, 3, 5, 7), (2, 3, 3, 5, 7), (6, 5, 7)])
+def test_windows_of_an_image_share_its_seed_and_differ(shape: tuple[int, ...]) -> None:
+    seeds = torch.tensor([3, 4])
+    options: dict[str, Any] = {"structure": "element", "layout": None, "device": seeds.device, "counts": None}
+    mask = layer_mask(shape, 0.4, seed=seeds, **options)
+    assert mask.shape == shape
+    per_image = [dropkey_mask(seed, (1, mask.numel() // 70, 5, 7), 0.4) for seed in (3, 4)]
+    assert torch.equal(mask.reshape(2, -1, 5, 7), torch.cat(per_image))
+
+
+def test_masks_that_belong_to_no_image_are_refused() -> None:
+    with pytest.raises(InputError, match="5 samples with 3 heads each cannot be dealt out to 2 images"):
+        dropkey_softmax(torch.zeros(5, 3, 7, 7), 0.3, seed=torch.tensor([3, 4]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.method.mask import KeyLayout, draw_mask, dropkey_mask, ratio_share, seed_tensor
+from dropkey_cli.method.mask import KeyLayout, draw_mask, dropkey_mask, ratio_share, sample_seeds, seed_tensor
 from dropkey_cli.method.settings import Structure
 
 SEEDS = [0, 1, -1, 123456789, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)]
@@ -283,3 +283,16 @@ def test_compiled_mask_of_changing_shapes_equals_the_eager_one() -> None:
     for shape in [(2, 3, 5, 13), (3, 3, 7, 50), (1, 2, 9, 4)]:
         like = torch.zeros(shape)
         assert torch.equal(compiled(seed_tensor(5), like), mask(seed_tensor(5), like))
+
+
+@pytest.mark.parametrize("structure", ["element", "key", "block", "cross"])
+def test_a_sample_with_its_own_seed_has_the_first_mask_of_that_seed(structure: Structure) -> None:
+    seeds, layout = torch.tensor([5, -7, 2**62]), KeyLayout(2, 4, 1)
+    masks = dropkey_mask(seeds, (3, 2, 6, 9), 0.4, structure, layout)
+    alone = [dropkey_mask(seed, (1, 2, 6, 9), 0.4, structure, layout) for seed in seeds.tolist()]
+    assert torch.equal(masks, torch.cat(alone))
+
+
+def test_seeds_of_samples_follow_their_numbers() -> None:
+    seeds = sample_seeds(torch.tensor(11), torch.tensor([4, 0, 2**40]))
+    assert [seed % 2**64 for seed in seeds.tolist()] == [mix(mix(11) + number + 1) for number in (4, 0, 2**40)]

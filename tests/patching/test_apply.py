@@ -223,3 +223,22 @@ def test_talking_heads_share_their_mask_when_asked_to(name: str, shared: bool, m
 def test_sharing_talking_heads_where_none_talk_is_refused() -> None:
     with pytest.raises(InputError, match="share_talking_heads is for models that mix their heads, VisionTransformer does not"):
         apply_dropkey(vit(), DropKeySettings(share_talking_heads=True))
+
+
+def test_an_image_has_its_masks_in_every_batch() -> None:
+    model, plan = patched()
+    images = torch.randn(3, 3, 32, 32)
+
+    def sampled(places: list[int], numbers: list[int]) -> Tensor:
+        torch.manual_seed(7)
+        with torch.no_grad(), plan.sampling(torch.tensor(numbers)):
+            return model.eval()(images[places])  # type: ignore[no-any-return]
+
+    whole = sampled([0, 1, 2], [10, 11, 12])
+    torch.testing.assert_close(sampled([2, 0], [12, 10]), whole[[2, 0]])
+    same_image = sampled([0, 0, 0], [10, 11, 10])
+    torch.testing.assert_close(same_image[[0, 2]], whole[[0, 0]])
+    assert (same_image[1] - same_image[0]).abs().max() > 1e-3
+    with plan.sampling(torch.tensor([1])), plan.sampling():
+        assert plan.states[0].images is None
+    assert plan.states[0].images is None

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
+from dropkey_cli.tasks.features import pooled_features
 from tests.patching.seeded import Network, gradients_at_seed, output_at_seed
 
 # Compiles the parts of a checkpoint in one graph: dynamo may then leave out replaying the function mode in the backward pass.
@@ -296,3 +297,20 @@ def test_traced_model_computes_as_eager_and_bears_no_trace(network: Network) -> 
     buffer.seek(0)
     loaded = torch.jit.load(buffer)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert torch.equal(output_at_seed(loaded, images), expected)
+
+
+def test_compiled_model_samples_by_image() -> None:
+    torch.manual_seed(2)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24).eval()
+    images = torch.randn(4, 3, 32, 32)
+    plan = apply(model, images)
+
+    def sampled(numbers: list[int]) -> Tensor:
+        with plan.sampling(torch.tensor(numbers)), pooled_features(model) as features:
+            logits = output_at_seed(model, images)
+        return torch.cat([logits, features[0].detach()], 1)
+
+    expected = [sampled(numbers) for numbers in ([0, 1, 2, 3], [4, 5, 6, 7])]
+    model.compile(backend="aot_eager", fullgraph=True)
+    for eager, numbers in zip(expected, ([0, 1, 2, 3], [4, 5, 6, 7]), strict=True):
+        torch.testing.assert_close(sampled(numbers), eager)

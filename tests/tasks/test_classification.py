@@ -307,9 +307,27 @@ def test_predictions_are_probabilities_in_float32() -> None:
     model = task(Reader)
     model.forward = lambda images: images.flatten(1)[:, :3].bfloat16()  # type: ignore[method-assign]
     batch: Any = {"image": torch.randn(4, 3, 2, 2)}
-    probabilities = model.predict_step(batch, 0)
+    probabilities = model.predict_step(batch, 0)["probability"]
     assert probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+
+def test_monte_carlo_metrics_are_those_of_the_mean_probability() -> None:
+    images, labels = torch.randint(0, 256, (7, 3, SIZE, SIZE), dtype=torch.uint8), torch.arange(7)
+    data = Images(images.float(), labels, batch_size=3)
+    model = task(dropkey=DropKeySettings(ratio=0.5))
+    model.mc_samples = 4
+    run = trainer()
+    (metrics,) = run.validate(model, data, verbose=False)
+    assert model.monte_carlo is not None
+    with torch.no_grad(), model.eval().dropkey_plan.sampling(torch.arange(7)):  # type: ignore[union-attr]  # patched
+        samples = []
+        for sample in range(4):
+            torch.manual_seed(derived_seed(model.monte_carlo.seed, sample))
+            samples.append(model(images.float()).double().softmax(-1))
+    mean = torch.stack(samples).mean(0).numpy()
+    assert metrics["val/loss"] == pytest.approx(log_loss(labels, mean, labels=range(10)), rel=1e-5)
+    assert metrics["val/acc1"] == pytest.approx(accuracy_score(labels, mean.argmax(1)))
 
 
 # Options

@@ -1,10 +1,11 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from dropkey_cli.tasks.mixing import BatchMixing
-from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line, optimizer_line, schedule_line
+from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line, optimizer_line, resampling_lines, schedule_line
 from dropkey_cli.tasks.schedules import schedule_arguments
 
 
@@ -45,11 +46,11 @@ def test_the_schedule(schedule: str, given: dict[str, Any], warmup_share: float,
 
 
 def test_a_loss_that_is_not_the_usual_one() -> None:
-    assert loss_lines("cross_entropy", 0.1, None) == []
-    assert loss_lines("bce", 0.1, None) == [("loss", "binary cross-entropy of each class, label smoothing 0.1")]
-    weights = {f"c{number}": number / 3 for number in range(6)}
+    assert loss_lines("cross_entropy", 0.1, None, []) == []
+    assert loss_lines("bce", 0.1, None, []) == [("loss", "binary cross-entropy of each class, label smoothing 0.1")]
+    weights, names = torch.arange(6) / 3, [f"c{number}" for number in range(6)]
     text = "cross-entropy, label smoothing 0, class weights c0 0, c1 0.333, c2 0.667, c3 1, c4 1.33, …"
-    assert loss_lines("cross_entropy", 0.0, weights) == [("loss", text)]
+    assert loss_lines("cross_entropy", 0.0, weights, names) == [("loss", text)]
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,8 @@ def test_a_loss_that_is_not_the_usual_one() -> None:
 def test_what_is_done_to_batches(mixing: BatchMixing, off: float, text: str | None) -> None:
     meaning = "; train/acc1 is that of the larger part" if mixing.mixes else ""
     assert mixing_lines(mixing, off) == ([] if text is None else [("batches", text + meaning)])
+
+
+def test_position_embeddings_are_mentioned_where_they_change() -> None:
+    assert resampling_lines(224, 224) == []
+    assert resampling_lines(384, 224) == [("", "position embeddings of 224 × 224 images are resampled to 384 × 384")]

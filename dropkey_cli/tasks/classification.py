@@ -61,7 +61,7 @@ class Classification(PredictingModule):
         compile: Compile the network in fit: later steps are faster on a GPU, the first takes a minute or so.
     """
 
-    loss_weights: Tensor | None = None  # (K,), where classes are weighted
+    loss_weights: Tensor | None  # (K,), where classes are weighted
     monitor = "val/balanced_acc"
     monitor_meaning = "the mean over classes (val/acc1 where they are even)"
 
@@ -124,6 +124,7 @@ class Classification(PredictingModule):
         self.grad_checkpointing = grad_checkpointing
         self.compiled = compile
         self.dropkey_plan: DropKeyPlan | None = None
+        self.register_buffer("loss_weights", None, persistent=False)
         self.metrics = nn.ModuleDict()
         self._epoch_logged = -1
 
@@ -160,8 +161,7 @@ class Classification(PredictingModule):
                 grad_checkpointing=self.grad_checkpointing,
                 compiled=self.compiled,  # not otherwise: a few images are classified before a compiler is done
             )
-            weights = class_weights_of(self.class_weights, data)
-            self.register_buffer("loss_weights", weights, persistent=False)
+            self.loss_weights = class_weights_of(self.class_weights, data)
         for stage in ("train", "val", "test"):
             self.metrics[f"{stage}_metrics"] = self.create_metrics(stage, num_classes)
         sum_dtype = torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64

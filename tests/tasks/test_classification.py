@@ -277,7 +277,7 @@ class Schedule(Callback):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
 def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
-    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), ProgressLines()]
+    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), ProgressLines(Pace())]
     run = trainer(callbacks=callbacks, logger=CSVLogger(tmp_path), log_every_n_steps=3, limit_val_batches=0)
     with Reads(run) as reads:
         run.fit(task(), random_data(32, batch_size=4))
@@ -298,7 +298,7 @@ def test_no_step_waits_for_the_gpu(recipe: dict[str, Any]) -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines(), WeightAverage(0.9)]
+    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines(Pace()), WeightAverage(0.9)]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
     trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(**recipe), Digits(image_size=SIZE))
 

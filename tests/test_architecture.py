@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "method": {"errors"},
     "patching": {"errors", "method"},
     "models": {"errors", "catalog", "method", "patching"},
-    "data": {"errors", "seeds"},
+    "data": {"errors", "files", "seeds"},
     "tasks": {"errors", "method", "patching", "models", "data"},
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data"},
     "benchmark": {"errors", "method", "patching", "models"},

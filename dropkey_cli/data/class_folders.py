@@ -3,14 +3,17 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.reading import is_folder, walk_images
+from dropkey_cli.data.kept_listing import kept_listing
+from dropkey_cli.data.reading import Stamps, is_folder, stamp, walk_images
 from dropkey_cli.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+RUNS = "runs"
 LAYOUT = "expected ROOT/train/CLASS/*.jpg with ROOT/val/CLASS/*.jpg, or just ROOT/CLASS/*.jpg, for two or more classes"
 
 
@@ -47,13 +50,19 @@ def find_splits(root: str | None) -> dict[str, Path]:
 
 
 def find_classes(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones are not classes."""
+    """Names of the sub-folders, sorted; hidden ones are not classes, nor are dropkey's own runs."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+            names = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+        return [name for name in names if name != RUNS or not holds_runs(folder)]
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{str(folder)!r} cannot be listed ({reason}); expected a folder that you may read") from error
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether a folder's ``runs/`` is dropkey's: ``runs/NAME/version_N/``."""
+    return any(version.is_dir() for version in folder.glob(f"{RUNS}/*/version_[0-9]*"))
 
 
 def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
@@ -66,16 +75,37 @@ def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
     Raises:
         InputError: If there is no image at all.
     """
-    labels, above = {name: label for label, name in enumerate(class_names)}, os.path.realpath(folder)
-    found = [
-        Sample(path, labels[name])
-        for name in find_classes(folder)
-        if name in labels
-        for path in walk_images(str(folder / name), seen={above})  # a link back up would bring the other classes
+    labels = {name: label for label, name in enumerate(class_names)}
+    known = [
+        (labels[name], str(folder / name) + os.sep, paths) for name, paths in class_images(folder).items() if name in labels
     ]
+    found = [Sample(prefix + path, label) for label, prefix, paths in known for path in paths]
     if not found:
         raise InputError(f"no images in the class folders of {str(folder)!r}; {LAYOUT}; put images there")
     return sorted(found, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
+
+
+def class_images(folder: Path) -> dict[str, list[str]]:
+    """The images of each class, relative to its folder.
+
+    Args:
+        folder: Folder with one sub-folder per class.
+    """
+    listed: dict[str, list[str]] = kept_listing(
+        f"classes {os.path.abspath(folder)}", lambda stamps: _walk_classes(folder, stamps)
+    )
+    return listed
+
+
+def _walk_classes(folder: Path, stamps: Stamps) -> dict[str, list[str]]:
+    stamps[os.path.abspath(folder)] = stamp(str(folder))
+    with suppress(OSError), os.scandir(folder) as entries:
+        stamps |= {os.path.abspath(entry.path): stamp(entry.path) for entry in entries if entry.is_symlink()}
+    above = os.path.realpath(folder)  # a link back up would bring the other classes
+    return {
+        name: [path[len(str(folder / name)) + 1 :] for path in walk_images(str(folder / name), {above}, stamps)]
+        for name in find_classes(folder)
+    }
 
 
 def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:

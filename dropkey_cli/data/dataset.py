@@ -3,17 +3,16 @@
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dropkey_cli.data.loading import PADDING, Draw, seeded
 from dropkey_cli.data.preprocessing import Transform
-from dropkey_cli.data.reading import Names, load_image
+from dropkey_cli.data.reading import ImageFile, Names, load_image
 from dropkey_cli.errors import InputError, one_line
 
 NO_LABEL = -1
@@ -60,7 +59,7 @@ class ImageDataset(Dataset[Example]):
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
         on_error: What an unreadable file does: ``raise`` stops, ``skip`` and ``record`` give zeros and fill ``error``; where
             the file's whole folder is gone, only ``record`` does not stop.
-        images: The images themselves, if they are in memory; then no file is read.
+        read: Gives the image at a position, or its file's content, where images are no files of their own.
 
     Raises:
         InputError: From reading an item, if its file cannot be read and ``on_error`` says to stop.
@@ -73,15 +72,14 @@ class ImageDataset(Dataset[Example]):
         *,
         image_size: int,
         on_error: Literal["raise", "skip", "record"] = "raise",
-        images: Sequence[Image.Image] | None = None,
+        read: Callable[[int], ImageFile] | None = None,
     ) -> None:
-        assert images is None or len(images) == len(samples)
         self.paths = Names(sample.path for sample in samples)
         self._labels = array("q", (sample.label for sample in samples))
         self.transform = transform
         self.image_size = image_size
         self.on_error = on_error
-        self.images = images
+        self.read = read
 
     def __len__(self) -> int:
         """How many images there are, readable or not."""
@@ -95,10 +93,11 @@ class ImageDataset(Dataset[Example]):
         path, label = self.paths[index], self._labels[index]
         error = ""
         try:
-            pil_image = load_image(path) if self.images is None else self.images[index]
+            pil_image = load_image(path if self.read is None else self.read(index))
         except OSError as reason:
             error = one_line(reason)
-            if self.on_error != "record" and not os.path.isdir(folder := os.path.dirname(path) or "."):
+            folder = os.path.dirname(path) or "."
+            if self.on_error != "record" and self.read is None and not os.path.isdir(folder):
                 raise InputError(f"cannot read {path!r}: the folder {folder!r} is gone; mount or restore it") from reason
             if self.on_error == "raise":
                 raise InputError(

@@ -1,10 +1,19 @@
 """Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from dropkey_cli.data.check import missing_note, refuse_unreadable
-from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
+from dropkey_cli.data.class_folders import (
+    LAYOUT,
+    check_classes,
+    check_counts,
+    find_classes,
+    find_splits,
+    holds_runs,
+    list_samples,
+)
 from dropkey_cli.data.dataset import ImageDataset, Sample
 from dropkey_cli.data.module import ImageData
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
@@ -114,7 +123,8 @@ class ImageFolder(ImageData):
             shares = self._shares_to_hold_out(samples)
             check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
             samples |= self._hold_out(samples["train"], shares)
-        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
+        own_runs = "runs/ holds dropkey's runs: it is no class." if holds_runs(folders.get("train", Path())) else None
+        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names), own_runs))) or None
         self.class_names = class_names
         self.splits = {
             split: ImageDataset(

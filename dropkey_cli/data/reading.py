@@ -6,6 +6,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,38 +26,45 @@ _TURNS = {  # by EXIF orientation; 1 is upright
 }
 
 
-def load_image(path: str | Path) -> Image.Image:
+ImageFile = str | Path | BytesIO | Image.Image
+"""A file, its content in memory, or an image that a library has decoded."""
+Stamp = tuple[int, ...] | None
+Stamps = dict[str, Stamp]
+
+
+def load_image(file: ImageFile) -> Image.Image:
     """The image in a file as 8-bit RGB: EXIF rotation applied, transparency on white, 16-bit grey scaled down.
 
     Of several frames, it is the first. EXIF that is damaged turns nothing.
 
     Args:
-        path: The file.
+        file: The file, or what stands for it.
 
     Raises:
         OSError: If it is no file, is missing, damaged or too large, or its pixels' range is unknown; the text says which.
     """
-    with open_image(path) as image:
+    with open_image(file) as image:
         image.load()
         method = _TURNS.get(orientation(image))
         return _to_rgb(image if method is None else image.transpose(method))
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(file: ImageFile) -> Iterator[Image.Image]:
     """The image in a file with its header read and no pixel; all that Pillow raises for it is an OSError.
 
     Args:
-        path: The file.
+        file: The file, or what stands for it.
 
     Raises:
         OSError: If the header shows that `load_image` would refuse it; the text says why.
     """
     try:
-        _check_file(path)
+        if isinstance(file, str | Path):
+            _check_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an image is read or refused; Pillow's remarks would come from every process
-            with Image.open(path) as image:
+            with file if isinstance(file, Image.Image) else Image.open(file) as image:
                 if image.format == "EPS":  # which Pillow would give to Ghostscript, to run
                     raise OSError("it is a PostScript program, not an image; save it as PNG or JPEG")
                 if image.mode == "F":
@@ -171,28 +179,43 @@ def list_images(root: str | Path) -> list[str]:
     return found
 
 
-def walk_images(folder: str, seen: set[str]) -> Iterator[str]:
+def walk_images(folder: str, seen: set[str], stamps: Stamps | None = None) -> Iterator[str]:
     """What is named like an image in a folder and its sub-folders, by name; hidden files and folders are skipped.
 
     Args:
         folder: The folder; empty for the current one.
         seen: The real paths of folders that are not entered; those that were visited are added.
+        stamps: Gets the state of all that was looked at, as it was before.
     """
     seen.add(os.path.realpath(folder))
+    if stamps is not None:
+        stamps[os.path.abspath(folder)] = stamp(folder or ".")
     try:
         with os.scandir(folder or ".") as entries:
-            known = [entry for entry in entries if _is_wanted(entry, seen)]
+            known = [entry for entry in entries if _is_wanted(entry, seen, stamps)]
     except OSError:  # a folder of somebody else's, such as lost+found
         return
+    prefix = os.path.join(folder, "")
     for entry in sorted(known, key=lambda entry: os.path.normcase(entry.name)):
-        path = os.path.join(folder, entry.name)
+        path = prefix + entry.name
         if not is_folder(entry):
             yield path
         elif os.path.realpath(path) not in seen:  # nor may it have been visited since
-            yield from walk_images(path, seen)
+            yield from walk_images(path, seen, stamps)
 
 
-def _is_wanted(entry: os.DirEntry[str], seen: set[str]) -> bool:
+def stamp(path: str) -> Stamp:
+    """What changes when a folder gets, loses or renames an entry, or when a link leads elsewhere; None if there is nothing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns  # st_dev is another after a reboot
+
+
+def _is_wanted(entry: os.DirEntry[str], seen: set[str], stamps: Stamps | None) -> bool:
+    if stamps is not None and entry.is_symlink() and not is_image_file(entry.name):
+        stamps[os.path.abspath(entry.path)] = stamp(entry.path)  # what it leads to may be a folder, or become one
     if not is_folder(entry):
         return is_image_file(entry.name)
     return not entry.name.startswith(".") and os.path.realpath(entry.path) not in seen  # a link can lead back up

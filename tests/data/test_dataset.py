@@ -68,7 +68,7 @@ def test_a_folder_that_is_gone_stops_even_what_skips(samples: list[Sample], tmp_
 
 def test_images_in_memory_are_not_read_from_disk() -> None:
     images = [Image.new("RGB", (4, 4), "white"), Image.new("RGB", (4, 4), "black")]
-    dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, images=images)
+    dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, read=images.__getitem__)
     assert [set(example["image"].flatten().tolist()) for example in (dataset[0], dataset[1])] == [{255}, {0}]
     assert dataset[1]["path"] == "memory/1"
 

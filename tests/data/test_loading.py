@@ -32,7 +32,7 @@ def noise(count: int, transform_for: str = "train") -> ImageDataset:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(count)]
     transform = train_transform(PREPROCESSING) if transform_for == "train" else eval_transform(PREPROCESSING)
-    return ImageDataset([Sample(f"memory/{n}", n % 3) for n in range(count)], transform, image_size=16, images=images)
+    return ImageDataset([Sample(f"memory/{n}", n % 3) for n in range(count)], transform, image_size=16, read=images.__getitem__)
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 7))

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 class Example(TypedDict):
     """One image as the data set gives it; ``error`` is empty unless the file could not be read."""
 
-    image: Tensor  # (3, height, width), 8-bit
+    image: Tensor  # (C, height, width), 8-bit
     label: int
     index: int
     path: str
@@ -39,7 +39,7 @@ class Example(TypedDict):
 class Batch(TypedDict):
     """What a data loader gives: one entry per image in each of the fields."""
 
-    image: Tensor  # (B, 3, height, width): 8-bit from the loader, normalised floats in the steps of a task
+    image: Tensor  # (B, C, height, width): 8-bit from the loader, normalised floats in the steps of a task
     label: Tensor  # (B,), int64; -1 where it is unknown
     index: Tensor  # (B,), int64: the position in the data set; -1 for padding, which counts nowhere
     path: list[str]  # "" for padding
@@ -56,8 +56,9 @@ class ImageDataset(Dataset[Example]):
 
     Args:
         samples: File and label of each image; the label is -1 where it is unknown.
-        transform: From an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
+        transform: From a PIL image to an 8-bit tensor ``(C, image_size, image_size)``.
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
+        channels: Channels C of that tensor.
         on_error: What an unreadable file does: ``raise`` stops, ``skip`` and ``record`` give zeros and fill ``error``; where
             the file's whole folder is gone, only ``record`` does not stop.
         images: The images themselves, if they are in memory; then no file is read.
@@ -72,6 +73,7 @@ class ImageDataset(Dataset[Example]):
         transform: Transform,
         *,
         image_size: int,
+        channels: int = 3,
         on_error: Literal["raise", "skip", "record"] = "raise",
         images: Sequence[Image.Image] | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class ImageDataset(Dataset[Example]):
         self._labels = array("q", (sample.label for sample in samples))
         self.transform = transform
         self.image_size = image_size
+        self.channels = channels
         self.on_error = on_error
         self.images = images
 
@@ -112,7 +115,7 @@ class ImageDataset(Dataset[Example]):
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+        return torch.zeros(self.channels, self.image_size, self.image_size, dtype=torch.uint8)
 
     @property
     def samples(self) -> list[Sample]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 from jsonargparse._util import import_object
 
 from dropkey_cli.commands.config_errors import plain_type
+from dropkey_cli.commands.signatures import constructor_hints
 from dropkey_cli.errors import InputError
 
 _LARGEST = 2**63 - 1
@@ -66,7 +67,7 @@ def _check_nulls(part: str, section: Namespace) -> None:
     """Refuse null where none is meant; jsonargparse lets null pass for every argument of a class."""
     if "class_path" not in section or not isinstance(section.get("init_args"), Namespace):
         return
-    hints = get_type_hints(import_object(section.class_path).__init__)
+    hints = constructor_hints(import_object(section.class_path))
     for name, value in vars(section.init_args).items():
         hint = hints.get(name, Any)
         if value is None and hint is not Any and type(None) not in (hint, *get_args(hint)):

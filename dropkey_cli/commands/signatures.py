@@ -10,24 +10,36 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
+
 
 def outline(class_path: str) -> type:
     """A class without parents and behaviour that has another's name, docstring and constructor signature.
 
-    Only what the signature names is imported.
+    Where the constructor hands its ``**options`` on to its parent or to another class, the options of that one are in the
+    place of them. Only what the signature names is imported.
 
     Args:
-        class_path: Module and name of a class that defines its own ``__init__``.
+        class_path: Module and name of a class that defines its own ``__init__``, or of a dataclass.
     """
     file, module, original = _parse(class_path)
-    constructor = _method(original, "__init__")
-    constructor.body = [ast.Pass()]
-    docstring = original.body[:1] if ast.get_docstring(original) is not None else []
-    original.body, original.bases, original.decorator_list = [*docstring, constructor], [], []
-    code = ast.fix_missing_locations(ast.Module([*_imports_of(constructor, module), original], type_ignores=[]))
+    constructor, docstring = _constructor(original), ast.get_docstring(original, clean=False)
+    imports = list(_imports_of(constructor, module))
+    name, arguments, receiver = original.name, constructor.args, _receiver(constructor, module, original)
+    while receiver is not None:
+        _, module, original = _parse(receiver)
+        constructor = _constructor(original)
+        imports += _imports_of(constructor, module)
+        arguments = _joined(arguments, constructor.args)
+        docstring = _joined_docstring(docstring or "", ast.get_docstring(original) or "")
+        receiver = _receiver(constructor, module, original)
+    constructor.args, constructor.body, constructor.decorator_list = arguments, [ast.Pass()], []
+    original.name, original.bases, original.decorator_list = name, [], []
+    original.body = [*([] if docstring is None else [ast.Expr(ast.Constant(docstring))]), constructor]
+    code = ast.fix_missing_locations(ast.Module([*imports, original], type_ignores=[]))
     namespace: dict[str, Any] = {"__name__": __name__}  # not the module's own, which jsonargparse would import
     exec(compile(code, file, "exec"), namespace)
-    outlined: type = namespace[original.name]
+    outlined: type = namespace[name]
     return outlined
 
 
@@ -39,16 +51,21 @@ def parameter_names(class_path: str, method: str) -> list[str]:
 
 def constructor_options(cls: type) -> set[str]:
     """Constructor arguments of a class, with one level of nested dataclasses."""
-    parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(vars(cls).get("__init__", cls))
+    hints = constructor_hints(cls)
     nested = {
         f"{name}.{field.name}"
-        for name in parameters
-        for kind in (hints.get(name), *get_args(hints.get(name)))
+        for name, hint in hints.items()
+        for kind in (hint, *get_args(hint))
         if isinstance(kind, type) and is_dataclass(kind)
         for field in fields(kind)
     }
-    return set(parameters) | nested
+    return set(hints) | nested
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """The type of each constructor argument of a class, with those that its ``**options`` stand for; Any for no type."""
+    hints = {parameter.name: parameter.annotation for parameter in get_signature_parameters(cls, None)}
+    return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}
 
 
 def wrong_values(cls: type, options: dict[str, Any]) -> list[str]:
@@ -60,7 +77,7 @@ def wrong_values(cls: type, options: dict[str, Any]) -> list[str]:
         cls: A class, or its outline.
         options: Constructor arguments as plain data.
     """
-    hints = get_type_hints(vars(cls).get("__init__", cls))
+    hints = constructor_hints(cls)
     return [name for name, value in options.items() if name in hints and not _fits(value, hints[name])]
 
 
@@ -98,6 +115,57 @@ def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
     return file, module, found
 
 
+def _constructor(cls: ast.ClassDef) -> ast.FunctionDef:
+    """The ``__init__`` of a class, or the one that a dataclass would get."""
+    if not any(isinstance(node, ast.Call | ast.Name) and "dataclass" in ast.dump(node) for node in cls.decorator_list):
+        return _method(cls, "__init__")
+    found = [node for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    names = [ast.arg(node.target.id, node.annotation) for node in found if isinstance(node.target, ast.Name)]
+    constructor = ast.parse("def __init__(self): ...").body[0]
+    assert isinstance(constructor, ast.FunctionDef)
+    constructor.args.kwonlyargs, constructor.args.kw_defaults = names, [node.value for node in found]
+    return constructor
+
+
+def _receiver(constructor: ast.FunctionDef, module: ast.Module, cls: ast.ClassDef) -> str | None:
+    """The class that a constructor hands its ``**options`` on to, by module and name; None if it has none."""
+    if constructor.args.kwarg is None:
+        return None
+    options = constructor.args.kwarg.arg
+    calls = [node for node in ast.walk(constructor) if isinstance(node, ast.Call)]
+    takes_them = (call for call in calls if any(word.arg is None and _is_name(word.value, options) for word in call.keywords))
+    called = next((ast.unparse(call.func) for call in takes_them), None)
+    if called is None:
+        return None
+    name = ast.unparse(cls.bases[0]) if called == "super().__init__" else called
+    imported = (node for node in module.body if isinstance(node, ast.ImportFrom))
+    paths = [f"{node.module}.{alias.name}" for node in imported for alias in node.names if name == alias.name]
+    assert paths, f"{cls.name} hands its options to {name}, which its module does not import"
+    return paths[0]
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _joined(own: ast.arguments, handed_on: ast.arguments) -> ast.arguments:
+    """A signature with the keywords of another one in the place of its ``**options``."""
+    named = {argument.arg for argument in (*own.posonlyargs, *own.args, *own.kwonlyargs)}
+    further = zip(handed_on.kwonlyargs, handed_on.kw_defaults, strict=True)
+    added = [(argument, default) for argument, default in further if argument.arg not in named]
+    own.kwonlyargs += [argument for argument, _ in added]
+    own.kw_defaults += [default for _, default in added]
+    own.kwarg = handed_on.kwarg
+    return own
+
+
+def _joined_docstring(own: str, handed_on: str) -> str:
+    """A docstring with the arguments that another one explains; where both explain one, its own is the last."""
+    head, _, explained = inspect.cleandoc(own).partition("\nArgs:\n")
+    further = handed_on.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    return f"{head}\nArgs:\n{further}\n{explained}"
+
+
 def _method(cls: ast.ClassDef, name: str) -> ast.FunctionDef:
     found = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
     assert found is not None, f"class {cls.name} defines no {name} of its own"
@@ -109,6 +177,6 @@ def _imports_of(constructor: ast.FunctionDef, module: ast.Module) -> Iterator[as
     needed = {node.id for node in ast.walk(constructor.args) if isinstance(node, ast.Name)}
     for node in module.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            node.names = [alias for alias in node.names if (alias.asname or alias.name) in needed]
-            if node.names:
-                yield node
+            used = [alias for alias in node.names if (alias.asname or alias.name) in needed]
+            if used:
+                yield ast.ImportFrom(node.module, used, node.level) if isinstance(node, ast.ImportFrom) else ast.Import(used)

@@ -130,7 +130,7 @@ def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:
             raise InputError(
                 f"{str(folder)!r} has {len(unknown)} unknown class folder(s): {', '.join(map(repr, unknown[:5]))}; "
                 f"expected only the {len(class_names)} known classes, nearest first: "
-                f"{_nearest_first(unknown[0], class_names)}; rename or remove the folder"
+                f"{nearest_first(unknown[0], class_names)}; rename or remove the folder"
             )
         for path in (folder / name for name in folder_names):
             if seen.setdefault(path.resolve(), split) != split:
@@ -162,6 +162,13 @@ def check_counts(samples: list[Sample], folder: Path, class_names: list[str], *,
         )
 
 
-def _nearest_first(given: str, known: Iterable[str], *, limit: int = 10) -> str:
+def nearest_first(given: str, known: Iterable[str], *, limit: int = 10) -> str:
+    """Some of the known names, the nearest first.
+
+    Args:
+        given: The name that is none of them.
+        known: The names.
+        limit: How many are listed.
+    """
     ranked = sorted(known, key=lambda name: -SequenceMatcher(None, given.lower(), name.lower()).ratio())
     return ", ".join(map(repr, ranked[:limit])) + (" …" if len(ranked) > limit else "")

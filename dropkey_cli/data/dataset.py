@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 class Example(TypedDict):
     """One image as the data set gives it; ``error`` is empty unless the file could not be read."""
 
-    image: Tensor  # (3, height, width), 8-bit
+    image: Tensor  # (C, height, width), 8-bit
     label: int
     index: int
     path: str
@@ -38,7 +38,7 @@ class Example(TypedDict):
 class Batch(TypedDict):
     """What a data loader gives: one entry per image in each of the fields."""
 
-    image: Tensor  # (B, 3, height, width): 8-bit from the loader, normalised floats in the steps of a task
+    image: Tensor  # (B, C, height, width): 8-bit from the loader, normalised floats in the steps of a task
     label: Tensor  # (B,), int64; -1 where it is unknown
     index: Tensor  # (B,), int64: the position in the data set; -1 for padding, which counts nowhere
     path: list[str]  # "" for padding
@@ -55,8 +55,9 @@ class ImageDataset(Dataset[Example]):
 
     Args:
         samples: File and label of each image; the label is -1 where it is unknown.
-        transform: From an RGB PIL image to an 8-bit tensor ``(3, image_size, image_size)``.
+        transform: From a PIL image to an 8-bit tensor ``(C, image_size, image_size)``.
         image_size: Height and width of that tensor, for the zeros that stand in for an unreadable file.
+        channels: Channels C of that tensor.
         on_error: What an unreadable file does: ``raise`` stops, ``skip`` and ``record`` give zeros and fill ``error``; where
             the file's whole folder is gone, only ``record`` does not stop.
         read: Gives the image at a position, or its file's content, where images are no files of their own.
@@ -71,6 +72,7 @@ class ImageDataset(Dataset[Example]):
         transform: Transform,
         *,
         image_size: int,
+        channels: int = 3,
         on_error: Literal["raise", "skip", "record"] = "raise",
         read: Callable[[int], ImageFile] | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class ImageDataset(Dataset[Example]):
         self._labels = array("q", (sample.label for sample in samples))
         self.transform = transform
         self.image_size = image_size
+        self.channels = channels
         self.on_error = on_error
         self.read = read
 
@@ -111,7 +114,7 @@ class ImageDataset(Dataset[Example]):
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+        return torch.zeros(self.channels, self.image_size, self.image_size, dtype=torch.uint8)
 
     @property
     def samples(self) -> list[Sample]:

@@ -17,11 +17,11 @@ def open_hugging_face(
     root: str,
     name: str,
     *,
-    data_dir: str | None,
-    download: bool,
-    splits: dict[str, str] | None,
-    input_key: str | None,
-    target_key: str | None,
+    data_dir: str | None = None,
+    download: bool = False,
+    splits: dict[str, str] | None = None,
+    input_key: str | None = None,
+    target_key: str | None = None,
 ) -> NamedSet:
     """A data set that the datasets library loads.
 
@@ -42,7 +42,8 @@ def open_hugging_face(
     chosen = choose_splits(root, list(loaded), splits)
     tables = {split: _part(loaded, given) for split, given in chosen.items()}
     features = next(iter(tables.values())).features
-    image_key = input_key or _only(root, "input_key", [key for key, kind in features.items() if isinstance(kind, datasets.Image)])
+    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_key = input_key or _only(root, "input_key", images)
     classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     label_key = target_key or ("label" if "label" in features else _only(root, "target_key", classes))
     for option, key in (("input_key", image_key), ("target_key", label_key)):
@@ -127,7 +128,8 @@ def _only(root: str, option: str, keys: Sequence[str]) -> str:
     if len(keys) != 1:
         kind = "images" if option == "input_key" else "classes"
         raise InputError(
-            f"{root!r} has {len(keys)} columns with {kind} ({', '.join(keys) or 'none'}); expected one; give --data.{option} COLUMN"
+            f"{root!r} has {len(keys)} columns with {kind} ({', '.join(keys) or 'none'}); expected one; "
+            f"give --data.{option} COLUMN"
         )
     return keys[0]
 
@@ -137,8 +139,8 @@ def _class_names(root: str, key: str, feature: Any, given: dict[str, list[Any]])
     wrong = [label for found in given.values() for label in found if not isinstance(label, str | int) or label in (-1, "")]
     if wrong:
         raise InputError(
-            f"the column {key!r} of {root!r} has the class {wrong[0]!r}; expected numbers from 0, or names; give --data.target_key, "
-            "or the splits that have classes: --data.splits '{train: train}'"
+            f"the column {key!r} of {root!r} has the class {wrong[0]!r}; expected numbers from 0, or names; "
+            "give --data.target_key, or the splits that have classes: --data.splits '{train: train}'"
         )
     labels = {label for found in given.values() for label in found}
     names: list[str] | None = getattr(feature, "names", None)

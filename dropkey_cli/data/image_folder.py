@@ -1,27 +1,28 @@
 """Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from dropkey_cli.data.check import missing_note, refuse_unreadable
 from dropkey_cli.data.class_folders import (
     LAYOUT,
     check_classes,
     check_counts,
+    class_images,
     find_classes,
     find_splits,
     holds_runs,
     list_samples,
 )
-from dropkey_cli.data.dataset import ImageDataset, Sample
-from dropkey_cli.data.module import ImageData
-from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
+from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.source import ImageSource
 from dropkey_cli.data.split import stratified_split
 from dropkey_cli.errors import InputError
 
 
-class ImageFolder(ImageData):
+class ImageFolder(ImageSource):
     """Images in class folders: ROOT/train/CLASS/, ROOT/val/CLASS/ and ROOT/test/CLASS/, or just ROOT/CLASS/.
 
     A validation split that is not there is held out from the training images, class by class, always the same one.
@@ -35,18 +36,6 @@ class ImageFolder(ImageData):
             added or removed moves at most one other of its class.
         class_names: Classes in label order. By default the training folders', sorted; in test and validation the
             checkpoint's.
-        image_size: Height and width that the model sees, in pixels.
-        mean: Mean of red, green and blue, for values in [0, 1].
-        std: Standard deviation of red, green and blue, for values in [0, 1].
-        interpolation: How images are resized, e.g. ``bicubic``.
-        crop_pct: Share of the resized image that the centre crop keeps in evaluation.
-        crop_mode: What evaluation does with an image that is not square: center, squash or border.
-        crop_scale: Smallest and largest share of the area that a training crop covers.
-        hflip: Probability of mirroring a training image left and right.
-        on_error: What an image that cannot be read does: raise ends the run with its name; skip leaves it out, of training
-            and of metrics, names it and counts it.
-        batch_size: Images per step and device.
-        num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
 
     def __init__(
@@ -57,50 +46,21 @@ class ImageFolder(ImageData):
         test_fraction: float = 0.0,
         split_seed: int = 0,
         class_names: list[str] | None = None,
-        image_size: int | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
-        interpolation: str | None = None,
-        crop_pct: float | None = None,
-        crop_mode: str | None = None,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        hflip: float = 0.5,
-        on_error: Literal["raise", "skip"] = "raise",
-        batch_size: int = 64,
-        num_workers: int | None = None,
+        **options: Any,  # noqa: ANN401 - those of ImageSource
     ) -> None:
-        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(root=root, **options)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.class_names = list(class_names or [])
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.interpolation = interpolation
-        self.crop_pct = crop_pct
-        self.crop_mode = crop_mode
-        self.crop_scale = crop_scale
-        self.hflip = hflip
-        self.on_error = on_error
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images reach the model.
-
-        Raises:
-            InputError: If one of the five values is neither given nor filled in from the model.
-        """
-        size, mean, std = self.image_size, self.mean, self.std
-        interpolation, crop_pct = self.interpolation, self.crop_pct
-        if size is None or mean is None or std is None or interpolation is None or crop_pct is None:
-            names = ("image_size", "mean", "std", "interpolation", "crop_pct")
-            missing = [name for name in names if getattr(self, name) is None]
-            raise InputError(
-                f"{', '.join(missing)} not given and not known from the model; "
-                f"give {', '.join('--data.' + name for name in missing)}"
-            )
-        return Preprocessing(size, mean, std, interpolation, crop_pct, self.crop_mode or "center")
+    def prepare_data(self) -> None:
+        """Let one process per machine list the images, which takes minutes on some drives, for the others to read its list."""
+        trainer = self.trainer
+        if trainer is not None and trainer.state.fn != "predict" and trainer.world_size > 1:
+            with suppress(InputError):  # which every process says in setup
+                for folder in find_splits(self.root).values():
+                    class_images(folder)
 
     def setup(self, stage: str) -> None:
         """Find the images; refuse unreadable ones before anything is computed, as far as a quick look shows them."""
@@ -111,8 +71,6 @@ class ImageFolder(ImageData):
 
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
-        preprocessing = self.preprocessing
-        train = train_transform(preprocessing, crop_scale=self.crop_scale, hflip=self.hflip)
         folders = find_splits(self.root)
         if not self.class_names and "train" not in folders:
             raise InputError(f"{self.root!r} has no train/ that names the classes; {LAYOUT}; add train/")
@@ -126,16 +84,7 @@ class ImageFolder(ImageData):
         own_runs = "runs/ holds dropkey's runs: it is no class." if holds_runs(folders.get("train", Path())) else None
         self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names), own_runs))) or None
         self.class_names = class_names
-        self.splits = {
-            split: ImageDataset(
-                samples[split],
-                train if split == "train" else eval_transform(preprocessing),
-                image_size=preprocessing.image_size,
-                on_error=self.on_error,
-            )
-            for split in ("train", "val", "test")
-            if split in samples
-        }
+        self.splits = self.datasets(samples)
 
     def _shares_to_hold_out(self, samples: dict[str, list[Sample]]) -> dict[str, float]:
         """Share of the training images for each split that has no folder of its own."""

@@ -26,15 +26,19 @@ class ImageData(LightningDataModule):
         root: The file or folder to predict; sources that read folders also find their splits here.
         batch_size: Images per step and device.
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
+        repeats: How often an epoch uses an image, each time augmented anew.
     """
 
-    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None) -> None:
+    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None, repeats: int = 1) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}; expected 1 or more; give e.g. --data.batch_size 64")
         if num_workers is not None and num_workers < 0:
             raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --data.num_workers 4")
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats!r}; expected 1 or more; give e.g. --data.repeats 1")
         self.root = root
+        self.repeats = repeats
         self.batch_size = batch_size
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.class_names: list[str] = []
@@ -74,7 +78,8 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""
         dataset = self._split("train", "put images in train/")
-        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), **process_of(self.trainer)))
+        processes = process_of(self.trainer)
+        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), repeats=self.repeats, **processes))
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The validation images, in order."""
@@ -91,7 +96,13 @@ class ImageData(LightningDataModule):
             raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
         samples = [Sample(path, NO_LABEL) for path in list_images(self.root)]
         preprocessing = self.preprocessing
-        dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
+        dataset = ImageDataset(
+            samples,
+            eval_transform(preprocessing),
+            image_size=preprocessing.image_size,
+            channels=preprocessing.channels,
+            on_error="record",
+        )
         return self._eval_loader(dataset)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -61,7 +61,7 @@ def numbers(root: str, largest: int) -> list[str]:
         InputError: If that is no number of a class.
     """
     if largest >= MAX_CLASSES:
-        raise InputError(f"{root!r} has the class number {largest}; expected fewer than {MAX_CLASSES} classes; check its labels")
+        raise InputError(f"{root!r} has the class number {largest}; expected numbers below {MAX_CLASSES}; check its labels")
     return [str(label) for label in range(largest + 1)]
 
 

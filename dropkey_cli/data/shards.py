@@ -20,7 +20,9 @@ _SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len,
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def open_shards(root: str, path: str, *, splits: dict[str, str] | None, input_key: str | None, target_key: str | None) -> NamedSet:
+def open_shards(
+    root: str, path: str, *, splits: dict[str, str] | None = None, input_key: str | None = None, target_key: str | None = None
+) -> NamedSet:
     """The images and classes of shards on a drive. They are read by position, not as a stream: in any order, each once.
 
     Args:
@@ -55,7 +57,9 @@ def _shards_by_split(root: str, path: str) -> dict[str, list[str]]:
     if info is not None:
         return _shards_of_info(path, info)
     is_folder = os.path.isdir(path)
-    shards = find_tars(path) if is_folder else [shard for named in _counted_out(path) for shard in sorted(glob(named)) or [named]]
+    shards = (
+        find_tars(path) if is_folder else [shard for named in _counted_out(path) for shard in sorted(glob(named)) or [named]]
+    )
     missing = [shard for shard in shards if not os.path.isfile(shard)]
     if missing or not shards:
         problem = f"{missing[0]!r} does not exist" if missing else f"{path!r} holds no .tar file"
@@ -139,5 +143,5 @@ def _class_names(root: str, folder: str, given: set[str]) -> list[str]:
     names = file.read_text(encoding="utf-8").splitlines()
     unknown = sorted(given - set(names)) if not are_numbers else [str(largest)] * (largest >= len(names))
     if unknown:
-        raise InputError(f"{str(file)!r} has {len(names)} names, not one for the class {unknown[0]!r}; add it, or remove the file")
+        raise InputError(f"{str(file)!r} has {len(names)} names, none for the class {unknown[0]!r}; add it, or remove the file")
     return names

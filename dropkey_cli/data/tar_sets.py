@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES
 from dropkey_cli.data.named_set import NamedSet
@@ -46,7 +47,9 @@ def _folder_names(path: str) -> dict[str, str]:
     """The folder that each archive stands for: none for one that was named itself."""
     if os.path.isfile(path):
         return {path: ""}
-    return {archive: os.path.relpath(archive, path).removesuffix(".tar").replace(os.sep, "/") + "/" for archive in find_tars(path)}
+    return {
+        archive: os.path.relpath(archive, path).removesuffix(".tar").replace(os.sep, "/") + "/" for archive in find_tars(path)
+    }
 
 
 def _parts(name: str) -> list[str]:
@@ -59,7 +62,8 @@ def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str
     What all have in common above splits and classes is left out: photos.tar may hold photos/train/CLASS/.
     """
     folders = [parts[:-2] for parts in paths if len(parts) > 1]
-    common: list[str] = os.path.commonprefix(folders)  # type: ignore[type-var, assignment]  # it takes lists, too
+    ends = zip(min(folders, default=[]), max(folders, default=[]), strict=False)
+    common = [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], ends)]
     depth = next((depth for depth, part in enumerate(common) if part.lower() in SPLIT_NAMES), len(common))
     has_splits = any(len(parts) > depth + 1 and parts[depth].lower() in SPLIT_NAMES for parts in paths)
     for parts in paths:

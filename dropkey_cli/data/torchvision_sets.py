@@ -70,7 +70,7 @@ def open_torchvision(root: str, name: str, *, data_dir: str, download: bool) -> 
     if name.lower() in ("image_folder", "folder"):
         raise InputError(f"{root!r} stands for class folders; expected the folder itself; give --data.root {data_dir}")
     if known is None:
-        raise InputError(f"{root!r} is no data set of torchvision's; expected one of {', '.join(SETS)}{did_you_mean(name, SETS)}")
+        raise InputError(f"{root!r} is not in torchvision; expected one of {', '.join(SETS)}{did_you_mean(name, SETS)}")
     class_name, arguments = SETS[known]
     splits = {split: _open(root, class_name, {**chosen, "root": data_dir}, download) for split, chosen in arguments.items()}
     labels = {split: labels_of(dataset) for split, dataset in splits.items()}
@@ -89,7 +89,8 @@ def _open(root: str, class_name: str, arguments: dict[str, Any], download: bool)
 
     can_download = class_name != "ImageNet"
     if not download and not os.path.isdir(arguments["root"]):  # which some of torchvision's would make
-        raise InputError(f"{root!r}: the folder {arguments['root']!r} does not exist; give --data.data_dir, or --data.download true")
+        advice = "give --data.data_dir" + (", or --data.download true" if can_download else "")
+        raise InputError(f"{root!r}: the folder {arguments['root']!r} does not exist; expected torchvision's files; {advice}")
     try:
         return getattr(datasets, class_name)(**arguments, **({"download": download} if can_download else {}))
     except (RuntimeError, OSError, ModuleNotFoundError) as error:

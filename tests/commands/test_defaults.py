@@ -95,7 +95,7 @@ def test_values_that_cannot_be_are_refused_by_name(part: str, name: str, value: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("image_size", "x"), ("mean", [0.5]), ("std", 3), ("crop_pct", True), ("crop_mode", 3)]
+    ("name", "value"), [("image_size", "x"), ("mean", ["x"]), ("std", 3), ("crop_pct", True), ("crop_mode", 3)]
 )
 def test_preprocessing_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
     good = {

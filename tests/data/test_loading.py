@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dropkey_cli.data.augmentation import Augmentation
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample, counted
 from dropkey_cli.data.loading import (
     PADDING,
@@ -31,7 +32,7 @@ PREPROCESSING = Preprocessing(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
 def noise(count: int, transform_for: str = "train") -> ImageDataset:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(count)]
-    transform = train_transform(PREPROCESSING) if transform_for == "train" else eval_transform(PREPROCESSING)
+    transform = train_transform(PREPROCESSING, Augmentation()) if transform_for == "train" else eval_transform(PREPROCESSING)
     return ImageDataset([Sample(f"memory/{n}", n % 3) for n in range(count)], transform, image_size=16, read=images.__getitem__)
 
 

@@ -53,7 +53,9 @@ def test_links_and_folders_are_no_files(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused_by_name(content: bytes | None, reason: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(InputError, match=rf"'.*a\.tar' cannot be read as a tar file \(.*({reason}).*expected an uncompressed tar"):
+    with pytest.raises(
+        InputError, match=rf"'.*a\.tar' cannot be read as a tar file \(.*({reason}).*expected an uncompressed tar"
+    ):
         list(tar_members(str(tmp_path / "a.tar")))
 
 

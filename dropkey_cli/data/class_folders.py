@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.reading import is_folder, walk_images
 from dropkey_cli.errors import InputError
 
@@ -100,7 +100,7 @@ def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:
             raise InputError(
                 f"{str(folder)!r} has {len(unknown)} unknown class folder(s): {', '.join(map(repr, unknown[:5]))}; "
                 f"expected only the {len(class_names)} known classes, nearest first: "
-                f"{_nearest_first(unknown[0], class_names)}; rename or remove the folder"
+                f"{nearest_first(unknown[0], class_names)}; rename or remove the folder"
             )
         for path in (folder / name for name in folder_names):
             if seen.setdefault(path.resolve(), split) != split:
@@ -122,16 +122,37 @@ def check_counts(samples: list[Sample], folder: Path, class_names: list[str], *,
     Raises:
         InputError: If a class has fewer.
     """
-    counts = Counter(class_names[sample.label] for sample in samples)
-    scarce = [name for name in find_classes(folder) if counts[name] < minimum]
+    counts = Counter(class_names[label] for sample in samples for label in classes_of(sample))
+    refuse_scarce({name: counts[name] for name in find_classes(folder)}, str(folder), minimum=minimum)
+
+
+def refuse_scarce(counts: Mapping[str, int], source: str, *, minimum: int) -> None:
+    """Refuse classes with fewer images than parts are made of them.
+
+    Args:
+        counts: How many images each class has.
+        source: Where they lie.
+        minimum: Images that each class needs.
+
+    Raises:
+        InputError: If a class has fewer.
+    """
+    scarce = [name for name, count in counts.items() if count < minimum]
     if scarce:
         listed = ", ".join(f"{name!r} ({counts[name]})" for name in scarce[:5]) + (", …" if len(scarce) > 5 else "")
         raise InputError(
-            f"{len(scarce)} class(es) in {str(folder)!r} have too few images: {listed}; expected at least {minimum}, "
-            f"one for each part that is made from this folder; add images or remove the class folder"
+            f"{len(scarce)} class(es) in {source!r} have too few images: {listed}; expected at least {minimum}, "
+            "one for each part that is made from them; add images or leave the class out"
         )
 
 
-def _nearest_first(given: str, known: Iterable[str], *, limit: int = 10) -> str:
+def nearest_first(given: str, known: Iterable[str], *, limit: int = 10) -> str:
+    """Some of the known names, the nearest first.
+
+    Args:
+        given: The name that is none of them.
+        known: The names.
+        limit: How many are listed.
+    """
     ranked = sorted(known, key=lambda name: -SequenceMatcher(None, given.lower(), name.lower()).ratio())
     return ", ".join(map(repr, ranked[:limit])) + (" …" if len(ranked) > limit else "")

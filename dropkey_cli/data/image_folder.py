@@ -3,16 +3,12 @@
 import os
 from typing import Literal
 
-from dropkey_cli.data.check import missing_note, refuse_unreadable
 from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
-from dropkey_cli.data.dataset import ImageDataset, Sample
-from dropkey_cli.data.module import ImageData
-from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
-from dropkey_cli.data.split import stratified_split
+from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.errors import InputError
 
 
-class ImageFolder(ImageData):
+class ImageFolder(ImageFiles):
     """Images in class folders: ROOT/train/CLASS/, ROOT/val/CLASS/ and ROOT/test/CLASS/, or just ROOT/CLASS/.
 
     A validation split that is not there is held out from the training images, class by class, always the same one.
@@ -75,35 +71,9 @@ class ImageFolder(ImageData):
         self.hflip = hflip
         self.on_error = on_error
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images reach the model.
-
-        Raises:
-            InputError: If one of the five values is neither given nor filled in from the model.
-        """
-        size, mean, std = self.image_size, self.mean, self.std
-        interpolation, crop_pct = self.interpolation, self.crop_pct
-        if size is None or mean is None or std is None or interpolation is None or crop_pct is None:
-            names = ("image_size", "mean", "std", "interpolation", "crop_pct")
-            missing = [name for name in names if getattr(self, name) is None]
-            raise InputError(
-                f"{', '.join(missing)} not given and not known from the model; "
-                f"give {', '.join('--data.' + name for name in missing)}"
-            )
-        return Preprocessing(size, mean, std, interpolation, crop_pct, self.crop_mode or "center")
-
-    def setup(self, stage: str) -> None:
-        """Find the images; refuse unreadable ones before anything is computed, as far as a quick look shows them."""
-        super().setup(stage)
-        if self.on_error == "raise":
-            used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
-            refuse_unreadable(self.root, [self.splits[split].paths for split in used if split in self.splits])
-
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
-        preprocessing = self.preprocessing
-        train = train_transform(preprocessing, crop_scale=self.crop_scale, hflip=self.hflip)
+        transforms = self.transforms()
         folders = find_splits(self.root)
         if not self.class_names and "train" not in folders:
             raise InputError(f"{self.root!r} has no train/ that names the classes; {LAYOUT}; add train/")
@@ -111,50 +81,6 @@ class ImageFolder(ImageData):
         check_classes(folders, class_names)
         samples = {split: list_samples(folder, class_names) for split, folder in folders.items()}
         if "train" in samples:
-            shares = self._shares_to_hold_out(samples)
-            check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
-            samples |= self._hold_out(samples["train"], shares)
-        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
-        self.class_names = class_names
-        self.splits = {
-            split: ImageDataset(
-                samples[split],
-                train if split == "train" else eval_transform(preprocessing),
-                image_size=preprocessing.image_size,
-                on_error=self.on_error,
-            )
-            for split in ("train", "val", "test")
-            if split in samples
-        }
-
-    def _shares_to_hold_out(self, samples: dict[str, list[Sample]]) -> dict[str, float]:
-        """Share of the training images for each split that has no folder of its own."""
-        if "test" in samples and self.test_fraction:
-            raise InputError(
-                f"test_fraction is {self.test_fraction!r}, but {self.root!r} has test/ already; expected one of them; "
-                "give --data.test_fraction 0"
-            )
-        shares = {} if "val" in samples else {"val": self.val_fraction}
-        if self.test_fraction:
-            shares["test"] = self.test_fraction
-        for split, share in shares.items():
-            if not 0 < share < 1:
-                raise InputError(
-                    f"{split}_fraction is {share!r}; expected a share between 0 and 1; "
-                    f"give e.g. --data.{split}_fraction 0.2, or put images in {split}/"
-                )
-        if sum(shares.values()) >= 1:
-            raise InputError(
-                f"val_fraction {self.val_fraction!r} and test_fraction {self.test_fraction!r} leave nothing "
-                "to train on; expected less than 1 together; give e.g. --data.val_fraction 0.2 --data.test_fraction 0.1"
-            )
-        return shares
-
-    def _hold_out(self, pool: list[Sample], shares: dict[str, float]) -> dict[str, list[Sample]]:
-        if not shares:
-            return {"train": pool}
-        names = [os.path.relpath(sample.path, self.root).replace(os.sep, "/") for sample in pool]
-        parts = stratified_split(names, [sample.label for sample in pool], shares, seed=self.split_seed)
-        held = " and ".join(f"{len(parts[split])} for {split} ({share:.0%})" for split, share in shares.items())
-        self.split_note = f"Of {len(pool)} images, {held} are held out of training (split_seed {self.split_seed})."
-        return {split: [pool[position] for position in positions] for split, positions in parts.items()}
+            num_parts = 1 + len(self.shares_to_hold_out([*samples]))
+            check_counts(samples["train"], folders["train"], class_names, minimum=num_parts)
+        self.make_splits(samples, class_names, transforms, base=os.path.expanduser(str(self.root)))

@@ -114,7 +114,7 @@ def _run(command: str, words: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         from dropkey_cli.commands.help import print_help
 
-        print_help(command)
+        print_help(command, words)
         return
     from dropkey_cli.commands.command_line import check_environment, check_words, underscored
     from dropkey_cli.commands.early_errors import check_early

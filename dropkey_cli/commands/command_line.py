@@ -14,6 +14,9 @@ from dropkey_cli.errors import InputError
 _NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
             "SLURM_NTASKS", "SLURM_RESTART_COUNT")  # fmt: skip
 
+ROOTS = ("root", "val_root", "test_root")
+"""The options of data that name files or folders with labels."""
+
 
 def check_words(words: list[str]) -> None:
     """Refuse words that neither YAML nor a file system can hold; Python reads bytes that are no UTF-8 as lone surrogates.
@@ -88,6 +91,28 @@ def asked_checkpoint(command: str, words: list[str]) -> Path | None:
     if given is None and (command == "fit" or {"-h", "--help", "--print_config"} & set(words)):
         return None
     return find_checkpoint(given, prefer="last" if command == "fit" else "best")
+
+
+def given_root(words: list[str]) -> str | None:
+    """Where the labelled images lie, as the command line says or, failing that, the configs."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    names = [f"--data.{prefix}{name}" for name in ROOTS for prefix in ("", "init_args.")]
+    for name in names:
+        parser.add_argument(name, nargs="?")
+    parser.add_argument("-c", "--config", action="append", nargs="?", default=[])
+    given = vars(parser.parse_known_args(words)[0])
+    asked = [{name: given[f"data.{name}"] or given[f"data.init_args.{name}"] for name in ROOTS}]
+    asked += [_data_options(path) for path in reversed(given["config"])]
+    roots = (options[name] for options in asked for name in ROOTS if isinstance(options.get(name), str) and options[name])
+    return next(roots, None)
+
+
+def _data_options(path: str | None) -> dict[Any, Any]:
+    """What a config says of the data."""
+    section = read_config(path).get("data") if path and os.path.isfile(Path(path).expanduser()) else None
+    options = section if isinstance(section, dict) else {}
+    inner = options.get("init_args")
+    return {**options, **(inner if isinstance(inner, dict) else {})}
 
 
 def read_config(path: str) -> dict[Any, Any]:

@@ -1,13 +1,39 @@
 """The classes that run where no config names others, and what a checkpoint says; light, for what must answer at once."""
 
+import os
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
-from dropkey_cli.commands.signatures import outline, wrong_values
+from dropkey_cli.commands.command_line import ROOTS, given_root
+from dropkey_cli.commands.signatures import constructor_options, outline, wrong_values
 from dropkey_cli.errors import InputError
 
 DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
 DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
+_TABLE = "dropkey_cli.data.table.ImageTable"
+_NAMED = "dropkey_cli.data.named_images.NamedImages"
+DATA_BY_ROOT = {"*.csv": _TABLE, "*.tsv": _TABLE, "*.jsonl": _TABLE, "*.parquet": _TABLE, "*.tar": _NAMED}
+DATA_BY_ROOT |= {f"{kind}/*": _NAMED for kind in ("torch", "hfds", "hfids", "tfds", "wds", "tar")}
+"""What reads a root that is no folder: a class path by a pattern of the root in lower case; the first that fits."""
+
+
+def data_class(root: str | None) -> str:
+    """The class that reads a root where none is named: by `DATA_BY_ROOT`, or else the image folder."""
+    if root is None or os.path.isdir(os.path.expanduser(root)):
+        return DEFAULT_DATA
+    fitting = (class_path for pattern, class_path in DATA_BY_ROOT.items() if fnmatchcase(root.lower(), pattern))
+    return next(fitting, DEFAULT_DATA)
+
+
+def default_classes(command: str, words: list[str]) -> dict[str, str]:
+    """The class of each part where none is named, by part.
+
+    Args:
+        command: For predict, the data are files and folders, whatever they are called.
+        words: Its options, with the configs that they name.
+    """
+    return {"model": DEFAULT_TASK, "data": DEFAULT_DATA if command == "predict" else data_class(given_root(words))}
 
 
 def checkpoint_defaults(description: dict[str, Any], command: str, words: list[str]) -> dict[str, Any]:
@@ -32,7 +58,18 @@ def checkpoint_defaults(description: dict[str, Any], command: str, words: list[s
                 )
         _check_values(part, options["class_path"], options.get("init_args", {}))
     _check_values("preprocessing", DEFAULT_DATA, description.get("preprocessing", {}))
+    if (root := given_root(words)) is not None and "data" in parts:
+        parts["data"] = _read_by(data_class(root), parts["data"])
     return parts
+
+
+def _read_by(class_path: str, data: dict[str, Any]) -> dict[str, Any]:
+    """The options of data for a root of perhaps another kind: those that both kinds take stay, but for the old root."""
+    if data["class_path"] == class_path or data["class_path"] not in {DEFAULT_DATA, *DATA_BY_ROOT.values()}:
+        return data
+    kept = constructor_options(outline(class_path)) - {*ROOTS}
+    options = {name: value for name, value in data.get("init_args", {}).items() if name in kept}
+    return {"class_path": class_path, "init_args": options}
 
 
 def _values(words: list[str], prefix: str) -> set[str]:

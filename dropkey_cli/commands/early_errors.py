@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.defaults import default_classes
 from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.commands.signatures import constructor_options, outline, parameter_names
 from dropkey_cli.errors import InputError, did_you_mean
@@ -42,7 +42,7 @@ def check_early(command: str, words: list[str]) -> None:
     # What a checkpoint, standard input or a pipe says may name other classes
     all_read = len(configs) == len(paths) and checkpoint is None
     parts = {part for part in ("model", "data") if all_read and _is_default_class(part, names, configs)}
-    known = known_options(command)
+    known = known_options(command, words)
     for name in (*filter(None, names), *(key for config in configs for key in _keys(config))):
         if _is_unknown(name, known, {"trainer", *parts}):
             raise InputError(f"unknown option --{name}{did_you_mean(name, known)}")
@@ -52,15 +52,16 @@ def check_early(command: str, words: list[str]) -> None:
             raise InputError(f"{word}: expected one argument; write it as --option value")
 
 
-def known_options(command: str) -> set[str]:
-    """The options of a command, with those of its default classes."""
+def known_options(command: str, words: list[str]) -> set[str]:
+    """The options of a command, with those of the classes that it runs where none are named."""
     options = {"config", "print_config", "seed_everything", "trainer", "model", "data"}
     options |= {option.name for option in own_options(command)}
     options |= {"resume"} if command == "fit" else set()
     options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
     options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}
-    options |= {f"model.{name}" for name in constructor_options(outline(DEFAULT_TASK))}
-    return options | {f"data.{name}" for name in constructor_options(outline(DEFAULT_DATA))}
+    for part, class_path in default_classes(command, words).items():
+        options |= {f"{part}.{name}" for name in constructor_options(outline(class_path))}
+    return options
 
 
 def _name(word: str) -> str:

@@ -28,7 +28,7 @@ from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
 from dropkey_cli.commands.config_values import check_trainer_options, check_values
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
+from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children, lost_process
 from dropkey_cli.commands.resume import record_job
@@ -100,7 +100,7 @@ class RunCLI(LightningCLI):
     def __init__(self, command: str, words: list[str], resumed: Path | None = None) -> None:
         self.command = command
         self.resumed = resumed
-        self.defaults = {"model": {"class_path": DEFAULT_TASK}, "data": {"class_path": DEFAULT_DATA}}
+        self.defaults = {part: {"class_path": class_path} for part, class_path in default_classes(command, words).items()}
         self.folder: Path | None = None
         self.signals = StopSignals()
         self.asked = ""

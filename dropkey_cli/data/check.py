@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from torch.utils.data import DataLoader, Dataset
 
 from dropkey_cli.data.class_folders import check_classes, find_classes, find_splits, list_samples
-from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.inspection import NOTES, Finding, content_hash, inspect_file
 from dropkey_cli.data.reading import Names, open_image
 from dropkey_cli.errors import InputError, one_line
@@ -139,7 +139,8 @@ def missing_note(samples: Mapping[str, Sequence[Sample]], class_names: Sequence[
         samples: The images of each split.
         class_names: The classes in label order.
     """
-    counted = {split: Counter(class_names[sample.label] for sample in samples[split]) for split in _in_order(samples)}
+    labels = {split: (label for sample in samples[split] for label in classes_of(sample)) for split in _in_order(samples)}
+    counted = {split: Counter(class_names[label] for label in labels[split]) for split in labels}
     gaps = missing_classes({split: {name: counts[name] for name in class_names} for split, counts in counted.items()})
     named = {split: ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "") for split, names in gaps.items()}
     sentences = [f"{split} has no image of {len(names)} class(es): {named[split]}." for split, names in gaps.items()]

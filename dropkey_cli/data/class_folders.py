@@ -7,7 +7,7 @@ from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.kept_listing import kept_listing
 from dropkey_cli.data.reading import Stamps, is_folder, stamp, walk_images
 from dropkey_cli.errors import InputError
@@ -152,13 +152,27 @@ def check_counts(samples: list[Sample], folder: Path, class_names: list[str], *,
     Raises:
         InputError: If a class has fewer.
     """
-    counts = Counter(class_names[sample.label] for sample in samples)
-    scarce = [name for name in find_classes(folder) if counts[name] < minimum]
+    counts = Counter(class_names[label] for sample in samples for label in classes_of(sample))
+    refuse_scarce({name: counts[name] for name in find_classes(folder)}, str(folder), minimum=minimum)
+
+
+def refuse_scarce(counts: Mapping[str, int], source: str, *, minimum: int) -> None:
+    """Refuse classes with fewer images than parts are made of them.
+
+    Args:
+        counts: How many images each class has.
+        source: Where they lie.
+        minimum: Images that each class needs.
+
+    Raises:
+        InputError: If a class has fewer.
+    """
+    scarce = [name for name, count in counts.items() if count < minimum]
     if scarce:
         listed = ", ".join(f"{name!r} ({counts[name]})" for name in scarce[:5]) + (", …" if len(scarce) > 5 else "")
         raise InputError(
-            f"{len(scarce)} class(es) in {str(folder)!r} have too few images: {listed}; expected at least {minimum}, "
-            f"one for each part that is made from this folder; add images or remove the class folder"
+            f"{len(scarce)} class(es) in {source!r} have too few images: {listed}; expected at least {minimum}, "
+            "one for each part that is made from them; add images or leave the class out"
         )
 
 

@@ -15,9 +15,11 @@ from dropkey_cli.errors import InputError
 
 
 class ImageData(LightningDataModule):
-    """Images with one class each. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
+    """Images with labels. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
 
     Attributes:
+        remedy: How a split gets images, with {} for its name.
+        multi_label: Whether an image may have any number of classes, and not exactly one.
         class_names: Name of each class, in label order; complete after ``setup``.
         splits: The data sets ``train``, ``val`` and, where there is one, ``test``; filled by ``setup``.
         split_note: One sentence about a split that was made here, or None.
@@ -28,6 +30,9 @@ class ImageData(LightningDataModule):
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
         repeats: How often an epoch uses an image, each time augmented anew.
     """
+
+    remedy = "put images in {}/"
+    multi_label = False
 
     def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None, repeats: int = 1) -> None:
         super().__init__()
@@ -77,17 +82,17 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""
-        dataset = self._split("train", "put images in train/")
+        dataset = self._split("train", self.remedy.format("train"))
         processes = process_of(self.trainer)
         return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), repeats=self.repeats, **processes))
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The validation images, in order."""
-        return self._eval_loader(self._split("val", "put images in val/"))
+        return self._eval_loader(self._split("val", self.remedy.format("val")))
 
     def test_dataloader(self) -> DataLoader[Example]:
         """The test images, in order."""
-        remedy = "put images in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
+        remedy = f"{self.remedy.format('test')}, give --data.test_fraction 0.1 when training, or use dropkey validate"
         return self._eval_loader(self._split("test", remedy))
 
     def predict_dataloader(self) -> DataLoader[Example]:

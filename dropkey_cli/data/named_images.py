@@ -6,12 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dropkey_cli.data.check import missing_note
-from dropkey_cli.data.class_folders import nearest_first
+from dropkey_cli.data.class_folders import nearest_first, refuse_scarce
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.hugging_face_sets import open_hugging_face
-from dropkey_cli.data.image_folder import ImageFolder
-from dropkey_cli.data.module import ImageData
+from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.data.named_set import NamedSet, Picked
 from dropkey_cli.data.shards import open_shards
 from dropkey_cli.data.tar_sets import open_tars
@@ -21,7 +19,7 @@ from dropkey_cli.errors import InputError
 _ROOTS = "expected torch/NAME, hfds/NAME, wds/FOLDER, tar/FOLDER or FILE.tar"
 
 
-class NamedImages(ImageFolder):
+class NamedImages(ImageFiles):
     """Data sets by name: torch/cifar10, hfds/NAME, wds/FOLDER, tar/FOLDER or FILE.tar.
 
     torch/ is torchvision, hfds/ the Hugging Face Hub or a folder in one of its formats, wds/ a folder of WebDataset shards,
@@ -51,9 +49,9 @@ class NamedImages(ImageFolder):
         input_key: str | None = None,
         target_key: str | None = None,
         class_map: str | None = None,
-        **options: Any,  # noqa: ANN401 - those of ImageFolder
+        **options: Any,  # noqa: ANN401 - those of ImageFiles
     ) -> None:
-        super().__init__(root, **options)
+        super().__init__(root=root, **options)
         self.data_dir = data_dir
         self.download = download
         self.source_splits = splits
@@ -67,10 +65,6 @@ class NamedImages(ImageFolder):
         if trainer is not None and trainer.state.fn != "predict" and (self.download or trainer.world_size > 1):
             with suppress(InputError):  # which every process says in setup
                 self._open()
-
-    def setup(self, stage: str) -> None:
-        """Find the labelled images; none is looked at, as a folder's are."""
-        ImageData.setup(self, stage)
 
     def read_splits(self) -> None:
         """Open the data set; hold out the splits that it does not have."""
@@ -87,16 +81,14 @@ class NamedImages(ImageFolder):
             for split, given in found.splits.items()
         }
         if "train" in samples:
-            shares = self._shares_to_hold_out(samples)
-            self._check_counts(samples["train"], class_names, minimum=1 + len(shares))
-            samples |= self._hold_out(samples["train"], shares)
-        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
-        self.class_names = class_names
-        self.splits = self.datasets(samples)
+            counts = Counter(sample.label for sample in samples["train"])
+            present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
+            refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))
+        self.make_splits(samples, class_names, base="")
         for split, dataset in self.splits.items():
             source = found.splits[split if split in found.splits else "train"]
             places = {name: place for place, name in enumerate(source.names)}
-            dataset.read = Picked(source.read, [places[sample.path] for sample in samples[split]])
+            dataset.read = Picked(source.read, [places[name] for name in dataset.paths])
 
     def _open(self) -> NamedSet:
         root = self.root
@@ -147,12 +139,3 @@ class NamedImages(ImageFolder):
             f"{len(class_names)} known ones, nearest first: {nearest_first(unknown[0], class_names)}; mend --data.class_map, "
             "or test a checkpoint on a data set with its classes"
         )
-
-    def _check_counts(self, samples: list[Sample], class_names: list[str], *, minimum: int) -> None:
-        counts = Counter(sample.label for sample in samples)
-        scarce = [f"{class_names[label]!r} ({count})" for label, count in sorted(counts.items()) if count < minimum]
-        if scarce:
-            raise InputError(
-                f"{len(scarce)} class(es) of {self.root!r} have too few training images: {', '.join(scarce[:5])}; expected at "
-                f"least {minimum}, one for each part that is made from them; add images, or a split for validation"
-            )

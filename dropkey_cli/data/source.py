@@ -100,6 +100,7 @@ class ImageSource(ImageData):
                 image_size=preprocessing.image_size,
                 channels=preprocessing.channels,
                 on_error=self.on_error,
+                num_labels=len(self.class_names) if self.multi_label else None,
             )
             for split in ("train", "val", "test")
             if split in samples

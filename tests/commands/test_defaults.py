@@ -1,9 +1,17 @@
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
+from dropkey_cli.commands.defaults import (
+    DATA_BY_ROOT,
+    DEFAULT_DATA,
+    DEFAULT_TASK,
+    checkpoint_defaults,
+    data_class,
+    default_classes,
+)
 from dropkey_cli.errors import InputError
 
 DESCRIPTION: dict[str, Any] = {
@@ -116,3 +124,53 @@ def test_a_class_of_ours_that_is_not_there_is_named(class_path: str) -> None:
     config = {"model": {"class_path": class_path, "init_args": {"a": 1}}}
     with pytest.raises(InputError, match=rf"^the checkpoint wants the class '{class_path}', which this version of dropkey"):
         checkpoint_defaults({"config": config}, "predict", [])
+
+
+TABLE = "dropkey_cli.data.table.ImageTable"
+
+
+def test_a_root_names_its_class_by_a_pattern(tmp_path: Path) -> None:
+    for name in ("labels.csv", "a b/LABELS.CSV", "x.tsv", "x.jsonl", "~/x.parquet"):
+        assert data_class(name) == TABLE
+    for name in (None, "", "photos", "photos/", "csv", "x.csv/photos", "x.csv.zip"):
+        assert data_class(name) == DEFAULT_DATA
+    (tmp_path / "photos.csv").mkdir()
+    assert data_class(str(tmp_path / "photos.csv")) == DEFAULT_DATA  # a folder, whatever its name
+
+
+def test_the_first_pattern_that_fits_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATA_BY_ROOT, "sets/*", "a.Sets")
+    assert data_class("sets/cifar10") == "a.Sets"
+    assert data_class("sets/x.csv") == TABLE
+
+
+def test_prediction_takes_files_and_folders_whatever_they_are_called() -> None:
+    words = ["--data.root", "labels.csv"]
+    assert default_classes("fit", words) == {"model": DEFAULT_TASK, "data": TABLE}
+    assert default_classes("predict", words) == {"model": DEFAULT_TASK, "data": DEFAULT_DATA}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "given", "read_by", "kept"),
+    [
+        (DEFAULT_DATA, "--data.root=other.csv", TABLE, {"batch_size": 7, "split_seed": 3}),
+        (DEFAULT_DATA, "--data.test_root=other.csv", TABLE, {"batch_size": 7, "split_seed": 3}),
+        (TABLE, "--data.root=photos", DEFAULT_DATA, {"batch_size": 7, "split_seed": 3}),
+        (TABLE, "--data.root=other.tsv", TABLE, {"root": "old", "batch_size": 7, "split_seed": 3, "label_column": "a"}),
+        (TABLE, "--data.batch_size=5", TABLE, {"root": "old", "batch_size": 7, "split_seed": 3, "label_column": "a"}),
+        (
+            "dropkey_cli.data.digits.Digits",
+            "--data.root=x.csv",
+            "dropkey_cli.data.digits.Digits",
+            {"root": "old", "degrees": 1.0},
+        ),
+    ],
+)
+def test_the_kind_of_the_given_root_wins_over_the_checkpoints(
+    trained_on: str, given: str, read_by: str, kept: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"root": "old", "batch_size": 7, "split_seed": 3}
+    options |= {"label_column": "a"} if trained_on == TABLE else {}
+    options = {"root": "old", "degrees": 1.0} if "Digits" in trained_on else options
+    config = {**DESCRIPTION["config"], "data": {"class_path": trained_on, "init_args": options}}
+    assert checkpoint_defaults({"config": config}, "test", [given])["data"] == {"class_path": read_by, "init_args": kept}

@@ -6,8 +6,8 @@ from dropkey_cli.cli import TRAINER_COMMANDS, main
 from dropkey_cli.commands.help import print_help
 
 
-def help_text(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    print_help(command)
+def help_text(command: str, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    print_help(command, [*words])
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -49,3 +49,8 @@ def test_help_flag_of_a_command_ends_with_0(capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     assert "usage: dropkey predict" in out
     assert err == ""
+
+
+def test_a_table_as_root_lists_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.label_column LABEL_COLUMN Column of the labels" in help_text("fit", capsys, "--data.root=labels.csv")
+    assert "--data.label_column" not in help_text("fit", capsys)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from dropkey_cli.data.named_set import NamedSet, NamedSplit, choose_splits, numbered, numbers
 from dropkey_cli.data.reading import ImageFile
@@ -70,7 +70,7 @@ def _library(root: str) -> ModuleType:
         import datasets
     except ImportError as error:
         raise InputError(f"{root!r} needs the package datasets ({error}); pip install 'dropkey[hf]'") from error
-    return datasets
+    return cast(ModuleType, datasets)
 
 
 def _load(datasets: ModuleType, root: str, name: str, data_dir: str | None, download: bool) -> Any:  # noqa: ANN401 - it has no types
@@ -80,7 +80,8 @@ def _load(datasets: ModuleType, root: str, name: str, data_dir: str | None, down
         if os.path.isfile(os.path.join(folder, "dataset_dict.json")):
             return datasets.load_from_disk(folder)
         with _offline(datasets, not download), _silent(datasets):
-            return datasets.load_dataset(folder if os.path.isdir(folder) else name, cache_dir=data_dir)
+            # A bare name such as parquet would be a kind of files
+            return datasets.load_dataset(os.path.abspath(folder) if os.path.isdir(folder) else name, cache_dir=data_dir)
     except Exception as error:  # the library's own, fsspec's, the Hub's, and whatever its readers raise
         where = f"in {data_dir!r}" if data_dir else "in the cache of the datasets library"
         advice = "look at the reason" if download else "give --data.download true, or a folder: --data.root hfds/FOLDER"

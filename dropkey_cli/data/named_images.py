@@ -88,7 +88,7 @@ class NamedImages(ImageFiles):
         for split, dataset in self.splits.items():
             source = found.splits[split if split in found.splits else "train"]
             places = {name: place for place, name in enumerate(source.names)}
-            dataset.read = Picked(source.read, [places[name] for name in dataset.paths])
+            dataset.read = Picked(source.read, [places[dataset.paths[index]] for index in range(len(dataset))])
 
     def _open(self) -> NamedSet:
         root = self.root

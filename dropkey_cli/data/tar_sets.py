@@ -67,7 +67,8 @@ def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str
     depth = next((depth for depth, part in enumerate(common) if part.lower() in SPLIT_NAMES), len(common))
     has_splits = any(len(parts) > depth + 1 and parts[depth].lower() in SPLIT_NAMES for parts in paths)
     for parts in paths:
-        split, inner = "train", parts[depth:]
+        split: str | None = "train"
+        inner = parts[depth:]
         if has_splits:
             split, inner = SPLIT_NAMES.get(parts[depth].lower()) if len(parts) > depth else None, parts[depth + 1 :]
             if len(inner) > 2 and SPLIT_NAMES.get(inner[0].lower()) == split:

@@ -54,25 +54,28 @@ def test_a_kept_listing_is_read_instead_of_the_folders(photos: Path, monkeypatch
     assert found(Path()) == ["cat/kept.png", *FIRST[2:]]
 
 
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+def add_without_a_trace(root: Path) -> None:
+    """As rsync does: the folder's time is what it was."""
+    touch(root / "cat/0.png")
+    os.utime(root / "cat", (OLD, OLD))
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "added": (lambda root: (root / "cat/deep/er/5.png").touch(), sorted([*FIRST, "cat/deep/er/5.png"])),
+    "added": (lambda root: touch(root / "cat/deep/er/5.png"), sorted([*FIRST, "cat/deep/er/5.png"])),
     "removed": (lambda root: (root / "dog/3.png").unlink(), [name for name in FIRST if name != "dog/3.png"]),
     "renamed": (lambda root: (root / "cat/1.png").rename(root / "cat/0.png"), ["cat/0.png", *FIRST[1:]]),
-    "in a linked folder": (lambda root: (root.parent / "elsewhere/6.png").touch(), [*FIRST, "dog/linked/6.png"]),
-    "in a folder that was empty": (lambda root: (root / "cat/deep/7.png").touch(), sorted([*FIRST, "cat/deep/7.png"])),
-    "a new class": (lambda root: (root / "ant").mkdir() or (root / "ant/8.png").touch(), ["ant/8.png", *FIRST]),
-    "a link that led nowhere": (
-        lambda root: (root.parent / "not mounted").mkdir() or (root.parent / "not mounted/9.png").touch(),
-        [*FIRST, "dog/mount/9.png"],
-    ),
-    "a class that led nowhere": (
-        lambda root: (root.parent / "no birds yet").mkdir() or (root.parent / "no birds yet/9.png").touch(),
-        ["bird/9.png", *FIRST],
-    ),
-    "a time set back": (
-        lambda root: (root / "cat/0.png").touch() or os.utime(root / "cat", (OLD, OLD)),
-        ["cat/0.png", *FIRST],
-    ),
+    "in a linked folder": (lambda root: touch(root.parent / "elsewhere/6.png"), [*FIRST, "dog/linked/6.png"]),
+    "in a folder that was empty": (lambda root: touch(root / "cat/deep/7.png"), sorted([*FIRST, "cat/deep/7.png"])),
+    "a new class": (lambda root: touch(root / "ant/8.png"), ["ant/8.png", *FIRST]),
+    "a link that led nowhere": (lambda root: touch(root.parent / "not mounted/9.png"), [*FIRST, "dog/mount/9.png"]),
+    "a class that led nowhere": (lambda root: touch(root.parent / "no birds yet/9.png"), ["bird/9.png", *FIRST]),
+    "a time set back": (add_without_a_trace, ["cat/0.png", *FIRST]),
 }
 
 

@@ -39,7 +39,9 @@ def test_shards_have_what_the_folder_has(photos: Path, shards: Path) -> None:
     assert len(set(found.splits["train"].names)) == 24
 
 
-@pytest.mark.filterwarnings("ignore:.*unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
+@pytest.mark.filterwarnings(
+    "ignore:.*unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # theirs
 def test_shards_are_what_webdataset_and_timm_read(shards: Path) -> None:
     pytest.importorskip("webdataset")
     from timm.data.readers.reader_wds import ReaderWds

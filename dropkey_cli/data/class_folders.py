@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.reading import is_folder, walk_images
+from dropkey_cli.data.reading import extensions, is_folder, walk_images
 from dropkey_cli.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -56,25 +56,28 @@ def find_classes(folder: Path) -> list[str]:
         raise InputError(f"{str(folder)!r} cannot be listed ({reason}); expected a folder that you may read") from error
 
 
-def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
+def list_samples(folder: Path, class_names: list[str], *, channels: int = 3) -> list[Sample]:
     """The images in the class folders of one split, with their labels, sorted by path.
 
     Args:
         folder: Folder with one sub-folder per class; images may lie deeper, hidden files and folders are skipped.
         class_names: The classes in label order; a class without a folder here has no images.
+        channels: The channels that the model sees.
 
     Raises:
         InputError: If there is no image at all.
     """
-    labels, above = {name: label for label, name in enumerate(class_names)}, os.path.realpath(folder)
+    labels = {name: label for label, name in enumerate(class_names)}
+    above = os.path.realpath(folder)  # a link back up would bring the other classes
     found = [
         Sample(path, labels[name])
         for name in find_classes(folder)
         if name in labels
-        for path in walk_images(str(folder / name), seen={above})  # a link back up would bring the other classes
+        for path in walk_images(str(folder / name), seen={above}, channels=channels)
     ]
     if not found:
-        raise InputError(f"no images in the class folders of {str(folder)!r}; {LAYOUT}; put images there")
+        layout = LAYOUT.replace("*.jpg", f"*{extensions(channels)[0]}")
+        raise InputError(f"no images in the class folders of {str(folder)!r}; {layout}; put images there")
     return sorted(found, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dropkey_cli.data.arrays import load_picture
 from dropkey_cli.data.loading import PADDING, Draw, seeded
 from dropkey_cli.data.preprocessing import Transform
-from dropkey_cli.data.reading import Names, load_image
+from dropkey_cli.data.reading import Names
 from dropkey_cli.errors import InputError, one_line
 
 NO_LABEL = -1
@@ -98,7 +99,7 @@ class ImageDataset(Dataset[Example]):
         path, label = self.paths[index], self._labels[index]
         error = ""
         try:
-            pil_image = load_image(path) if self.images is None else self.images[index]
+            picture = load_picture(path, self.channels) if self.images is None else self.images[index]
         except OSError as reason:
             error = one_line(reason)
             if self.on_error != "record" and not os.path.isdir(folder := os.path.dirname(path) or "."):
@@ -111,7 +112,7 @@ class ImageDataset(Dataset[Example]):
             image = self._zeros()
         else:
             with seeded(seed):
-                image = self.transform(pil_image)
+                image = self.transform(picture)
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     def _zeros(self) -> Tensor:

@@ -48,16 +48,18 @@ class ImageFolder(ImageSource):
         super().setup(stage)
         if self.on_error == "raise":
             used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
-            refuse_unreadable(self.root, [self.splits[split].paths for split in used if split in self.splits])
+            splits = [self.splits[split].paths for split in used if split in self.splits]
+            refuse_unreadable(self.root, splits, channels=self.preprocessing.channels)
 
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
         folders = find_splits(self.root)
         if not self.class_names and "train" not in folders:
             raise InputError(f"{self.root!r} has no train/ that names the classes; {LAYOUT}; add train/")
+        channels = self.preprocessing.channels
         class_names = self.class_names or find_classes(folders["train"])
         check_classes(folders, class_names)
-        samples = {split: list_samples(folder, class_names) for split, folder in folders.items()}
+        samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
         if "train" in samples:
             shares = self._shares_to_hold_out(samples)
             check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))

@@ -45,9 +45,12 @@ def check(words: list[str]) -> bool:
     num_workers = default_num_workers() if options.num_workers is None else options.num_workers
     if num_workers < 0:
         raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --num_workers 4")
+    if options.channels < 1:
+        raise InputError(f"channels is {options.channels!r}; expected 1 or more; give e.g. --channels 3")
     console = Console(stderr=True)
     progress = partial(track, console=console, transient=True, disable=not console.is_terminal)
-    report = check_folder(options.root or options.data_root, num_workers=num_workers, progress=progress)
+    root = options.root or options.data_root
+    report = check_folder(root, num_workers=num_workers, channels=options.channels, progress=progress)
     print(_to_json(report) if options.json else "\n".join(_lines(report)))
     return report.is_clean
 
@@ -158,4 +161,5 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help="The same, as the other commands spell it.")
     parser.add_argument("--json", action="store_true", help="Print one object instead: everything that was found.")
     parser.add_argument("--num_workers", type=int, metavar="N", help="Processes that read (default: one per core, at most 8).")
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="Channels that training asks for.")
     return parser

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.kept_listing import kept_listing
-from dropkey_cli.data.reading import Stamps, is_folder, stamp, walk_images
+from dropkey_cli.data.reading import Stamps, extensions, is_folder, stamp, walk_images
 from dropkey_cli.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -65,47 +65,48 @@ def holds_runs(folder: Path) -> bool:
     return any(version.is_dir() for version in folder.glob(f"{RUNS}/*/version_[0-9]*"))
 
 
-def list_samples(folder: Path, class_names: list[str]) -> list[Sample]:
+def list_samples(folder: Path, class_names: list[str], *, channels: int = 3) -> list[Sample]:
     """The images in the class folders of one split, with their labels, sorted by path.
 
     Args:
         folder: Folder with one sub-folder per class; images may lie deeper, hidden files and folders are skipped.
         class_names: The classes in label order; a class without a folder here has no images.
+        channels: The channels that the model sees.
 
     Raises:
         InputError: If there is no image at all.
     """
     labels = {name: label for label, name in enumerate(class_names)}
-    known = [
-        (labels[name], str(folder / name) + os.sep, paths) for name, paths in class_images(folder).items() if name in labels
-    ]
+    listed = class_images(folder, channels=channels)
+    known = [(labels[name], str(folder / name) + os.sep, paths) for name, paths in listed.items() if name in labels]
     found = [Sample(prefix + path, label) for label, prefix, paths in known for path in paths]
     if not found:
-        raise InputError(f"no images in the class folders of {str(folder)!r}; {LAYOUT}; put images there")
+        layout = LAYOUT.replace("*.jpg", f"*{extensions(channels)[0]}")
+        raise InputError(f"no images in the class folders of {str(folder)!r}; {layout}; put images there")
     return sorted(found, key=lambda sample: sample.path.replace(os.sep, "/"))  # the same order on every system
 
 
-def class_images(folder: Path) -> dict[str, list[str]]:
+def class_images(folder: Path, *, channels: int = 3) -> dict[str, list[str]]:
     """The images of each class, relative to its folder.
 
     Args:
         folder: Folder with one sub-folder per class.
+        channels: The channels that the model sees.
     """
-    listed: dict[str, list[str]] = kept_listing(
-        f"classes {os.path.abspath(folder)}", lambda stamps: _walk_classes(folder, stamps)
-    )
+    key = f"classes {extensions(channels)} {os.path.abspath(folder)}"
+    listed: dict[str, list[str]] = kept_listing(key, lambda stamps: _walk_classes(folder, channels, stamps))
     return listed
 
 
-def _walk_classes(folder: Path, stamps: Stamps) -> dict[str, list[str]]:
+def _walk_classes(folder: Path, channels: int, stamps: Stamps) -> dict[str, list[str]]:
     stamps[os.path.abspath(folder)] = stamp(str(folder))
     with suppress(OSError), os.scandir(folder) as entries:
         stamps |= {os.path.abspath(entry.path): stamp(entry.path) for entry in entries if entry.is_symlink()}
-    above = os.path.realpath(folder)  # a link back up would bring the other classes
-    return {
-        name: [path[len(str(folder / name)) + 1 :] for path in walk_images(str(folder / name), {above}, stamps)]
-        for name in find_classes(folder)
-    }
+    above, listed = os.path.realpath(folder), {}  # a link back up would bring the other classes
+    for name in find_classes(folder):
+        paths = walk_images(str(folder / name), {above}, channels=channels, stamps=stamps)
+        listed[name] = [path[len(str(folder / name)) + 1 :] for path in paths]
+    return listed
 
 
 def check_classes(splits: Mapping[str, Path], class_names: list[str]) -> None:

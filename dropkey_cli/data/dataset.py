@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dropkey_cli.data.arrays import load_picture
 from dropkey_cli.data.loading import PADDING, Draw, seeded
 from dropkey_cli.data.preprocessing import Transform
-from dropkey_cli.data.reading import ImageFile, Names, load_image
+from dropkey_cli.data.reading import ImageFile, Names
 from dropkey_cli.errors import InputError, one_line
 
 NO_LABEL = -1
@@ -138,7 +139,7 @@ class ImageDataset(Dataset[Example]):
         path, label = self.paths[index], self._label(index)
         error = ""
         try:
-            pil_image = load_image(path if self.read is None else self.read(index))
+            picture = load_picture(path if self.read is None else self.read(index), self.channels)
         except OSError as reason:
             error = one_line(reason)
             folder = os.path.dirname(path) or "."
@@ -152,7 +153,7 @@ class ImageDataset(Dataset[Example]):
             image = self._zeros()
         else:
             with seeded(seed):
-                image = self.transform(pil_image)
+                image = self.transform(picture)
         return Example(image=image, label=label, index=index, path=path, error=error)
 
     def _label(self, index: int) -> int | Tensor:

@@ -37,16 +37,17 @@ class ImageFolder(ImageFiles):
         if trainer is not None and trainer.state.fn != "predict" and trainer.world_size > 1:
             with suppress(InputError):  # which every process says in setup
                 for folder in find_splits(self.root).values():
-                    class_images(folder)
+                    class_images(folder, channels=self.preprocessing.channels)
 
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
         folders = find_splits(self.root)
         if not self.class_names and "train" not in folders:
             raise InputError(f"{self.root!r} has no train/ that names the classes; {LAYOUT}; add train/")
+        channels = self.preprocessing.channels
         class_names = self.class_names or find_classes(folders["train"])
         check_classes(folders, class_names)
-        samples = {split: list_samples(folder, class_names) for split, folder in folders.items()}
+        samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
         if "train" in samples:
             num_parts = 1 + len(self.shares_to_hold_out([*samples]))
             check_counts(samples["train"], folders["train"], class_names, minimum=num_parts)

@@ -78,7 +78,8 @@ class ImageData(LightningDataModule):
         if self.split_note:
             lines.append(("split", self.split_note))
         size = f"{image.image_size} × {image.image_size}"
-        return [*lines, ("images", f"{size} pixels, {image.interpolation}, mean {mean}, std {std}")]
+        channels = "" if image.channels == 3 else f"{image.channels} channel(s), "
+        return [*lines, ("images", f"{size} pixels, {channels}{image.interpolation}, mean {mean}, std {std}")]
 
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""
@@ -99,8 +100,8 @@ class ImageData(LightningDataModule):
         """The images under ``root``, in order; one that cannot be read says so in its ``error`` and stops nothing."""
         if self.root is None:
             raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
-        samples = [Sample(path, NO_LABEL) for path in list_images(self.root)]
         preprocessing = self.preprocessing
+        samples = [Sample(path, NO_LABEL) for path in list_images(self.root, channels=preprocessing.channels)]
         dataset = ImageDataset(
             samples,
             eval_transform(preprocessing),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 from threading import Thread
 from typing import Any
 
@@ -27,14 +28,15 @@ _SOURCES = ("file", "hf_hub_id", "hf_hub_filename", "url")
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """The images that a network's weights were trained on: side length in pixels, statistics, resizing, crop."""
+    """The images that a network's weights were trained on: side length in pixels, channels, statistics, resizing, crop."""
 
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
     crop_pct: float
     crop_mode: str
+    channels: int = 3
 
 
 def pretrained_config(model_name: str) -> PretrainedCfg:
@@ -57,11 +59,39 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
     return config if config is not None else PretrainedCfg()
 
 
-def image_config(model_name: str) -> ImageConfig:
-    """The images that ``model_name`` was made for."""
+def image_config(model_name: str, *, channels: int = 3) -> ImageConfig:
+    """The images that ``model_name`` was made for.
+
+    Args:
+        model_name: timm's name, with or without the weights' tag.
+        channels: Channels of the images; where they are not those of the weights, all have the average of their statistics,
+            as in timm's loader.
+    """
     config = pretrained_config(model_name)
-    mean, std = ((red, green, blue) for red, green, blue in (config.mean, config.std))
-    return ImageConfig(max(config.input_size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
+    mean, std = (
+        tuple(values) if len(values) == channels else (fmean(values),) * channels for values in (config.mean, config.std)
+    )
+    size = max(config.input_size[1:])
+    return ImageConfig(size, mean, std, config.interpolation, config.crop_pct, config.crop_mode, channels)
+
+
+def with_channels(model_args: dict[str, Any], channels: int) -> dict[str, Any]:
+    """The arguments of a network's constructor for images of so many channels.
+
+    Args:
+        model_args: Those that were asked for.
+        channels: Channels of the images.
+
+    Raises:
+        InputError: If they ask for another number.
+    """
+    given = model_args.get("in_chans", channels)
+    if given != channels:
+        raise InputError(
+            f"model_args has in_chans {given!r}, but the images have {channels} channels; expected the same; "
+            f"leave it out and give --data.channels {given}"
+        )
+    return model_args if channels == 3 else {**model_args, "in_chans": channels}
 
 
 def create_model(

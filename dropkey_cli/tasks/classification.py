@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
-from dropkey_cli.models.factory import create_model, describe_weights, image_config
+from dropkey_cli.models.factory import create_model, describe_weights, image_config, with_channels
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
@@ -87,15 +87,16 @@ class Classification(LightningModule):
         if self.network is not None:
             return
         data = self.data
-        size = data.preprocessing.image_size
+        size, channels = data.preprocessing.image_size, data.preprocessing.channels
+        model_args = with_channels(self.model_args, channels)
         # Weights that a checkpoint replaces are not fetched.
         pretrained = self.pretrained and self.trainer.ckpt_path is None
         num_classes = len(data.class_names)
         self.network = create_model(
-            self.model_name, num_classes=num_classes, image_size=size, pretrained=pretrained, model_args=self.model_args
+            self.model_name, num_classes=num_classes, image_size=size, pretrained=pretrained, model_args=model_args
         )
         if self.dropkey is not None:
-            images = torch.empty(2, 3, size, size, device="meta")
+            images = torch.empty(2, channels, size, size, device="meta")
             with self.trainer.profiler.profile("apply_dropkey"):  # type: ignore[attr-defined]  # Lightning sets it
                 self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
         if self.compiled and self.trainer.training:  # a few images are classified before a compiler is done
@@ -110,7 +111,7 @@ class Classification(LightningModule):
         """Class logits.
 
         Args:
-            images: (B, 3, height, width), normalised.
+            images: (B, C, height, width), normalised.
 
         Returns:
             (B, K).
@@ -260,7 +261,7 @@ class Classification(LightningModule):
         """What the network is and expects, as plain data."""
         return describe(
             model_name=self.model_name,
-            model_args=self.model_args,
+            model_args=with_channels(self.model_args, self.data.preprocessing.channels),
             class_names=list(self.data.class_names),
             preprocessing=self.data.preprocessing,
             dropkey=self.dropkey,

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import timm.data.auto_augment as timm_augment
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropkey_cli.data.augmentation import Augmentation
@@ -68,6 +68,7 @@ def test_a_text_that_timm_would_misread_is_refused_in_one_line(text: str, messag
     assert "\n" not in str(refused.value)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="randugmixogv03-twehs19.5", max_size=20) | st.sampled_from(GOOD).map(lambda text: text + "-m5"))
 def test_whatever_is_accepted_timm_takes(text: str) -> None:
     try:

@@ -2,20 +2,25 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dropkey_cli.commands.command_line import ROOTS, given_root
+from dropkey_cli.commands.command_line import ROOTS, given_data, given_root, root_of
 from dropkey_cli.commands.signatures import constructor_options, outline, wrong_values
+from dropkey_cli.data.table_file import open_table
 from dropkey_cli.errors import InputError
 
 DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
+MULTI_LABEL_TASK = "dropkey_cli.tasks.multi_label.MultiLabelClassification"
 DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
 _TABLE = "dropkey_cli.data.table.ImageTable"
 _NAMED = "dropkey_cli.data.named_images.NamedImages"
 DATA_BY_ROOT = {"*.csv": _TABLE, "*.tsv": _TABLE, "*.jsonl": _TABLE, "*.parquet": _TABLE, "*.tar": _NAMED}
 DATA_BY_ROOT |= {f"{kind}/*": _NAMED for kind in ("torch", "hfds", "hfids", "tfds", "wds", "tar")}
 """What reads a root that is no folder: a class path by a pattern of the root in lower case; the first that fits."""
+
+READ_BY_ROOT = {DEFAULT_DATA, *DATA_BY_ROOT.values()}
 
 
 def data_class(root: str | None) -> str:
@@ -33,7 +38,43 @@ def default_classes(command: str, words: list[str]) -> dict[str, str]:
         command: For predict, the data are files and folders, whatever they are called.
         words: Its options, with the configs that they name.
     """
-    return {"model": DEFAULT_TASK, "data": DEFAULT_DATA if command == "predict" else data_class(given_root(words))}
+    if command == "predict":
+        return {"model": DEFAULT_TASK, "data": DEFAULT_DATA}
+    root = given_root(words)
+    data = data_class(root)
+    several = data == _TABLE and _has_several_labels(str(root), words)
+    return {"model": MULTI_LABEL_TASK if several else DEFAULT_TASK, "data": data}
+
+
+def _has_several_labels(table: str, words: list[str]) -> bool:
+    """Whether the labels of a table are several per image: they have a separator, or the first one is a list."""
+    given = list(given_data(words))
+    if any(options.get("label_separator") for options in given):
+        return True
+    with suppress(InputError):  # it is refused where all of it is read
+        return open_table(table).has_lists(next(filter(None, (options.get("label_column") for options in given)), None))
+    return False
+
+
+def named_by_root(command: str, words: list[str]) -> list[str]:
+    """The words with the class that reads the given root, where a config names the one for a root of another kind.
+
+    So a run's config.yaml can be used with a table in the place of its folder: the command line wins over the config.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: Its options, configs first.
+    """
+    layers = given_data(words)
+    for options in layers:
+        if command == "predict" or options.get("class_path"):
+            return words
+        if root := root_of(options):
+            named = next((below["class_path"] for below in layers if below.get("class_path")), None)
+            num_configs = 2 * words.count("--config")
+            other = named in READ_BY_ROOT and named != data_class(root)
+            return [*words[:num_configs], f"--data={data_class(root)}", *words[num_configs:]] if other else words
+    return words
 
 
 def checkpoint_defaults(description: dict[str, Any], command: str, words: list[str]) -> dict[str, Any]:
@@ -65,7 +106,7 @@ def checkpoint_defaults(description: dict[str, Any], command: str, words: list[s
 
 def _read_by(class_path: str, data: dict[str, Any]) -> dict[str, Any]:
     """The options of data for a root of perhaps another kind: those that both kinds take stay, but for the old root."""
-    if data["class_path"] == class_path or data["class_path"] not in {DEFAULT_DATA, *DATA_BY_ROOT.values()}:
+    if data["class_path"] == class_path or data["class_path"] not in READ_BY_ROOT:
         return data
     kept = constructor_options(outline(class_path)) - {*ROOTS}
     options = {name: value for name, value in data.get("init_args", {}).items() if name in kept}

@@ -28,7 +28,7 @@ from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
 from dropkey_cli.commands.config_values import check_trainer_options, check_values
-from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes
+from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes, named_by_root
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children, lost_process
 from dropkey_cli.commands.resume import record_job
@@ -114,7 +114,7 @@ class RunCLI(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            args=[command, *words],
+            args=[command, *named_by_root(command, words)],
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - the parser's own

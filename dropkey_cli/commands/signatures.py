@@ -104,7 +104,10 @@ def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401 - any value, any type
 
 
 def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
-    """The source file of a class, parsed, and the class in it; neither the file nor packages around it are imported."""
+    """The source file of a class, parsed, and the class in it; neither the file nor packages around it are imported.
+
+    Where a class has no constructor of its own, they are those of its first base.
+    """
     package, *inner, name = class_path.split(".")
     spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None, f"{package} is no package"
@@ -112,7 +115,11 @@ def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
     module = ast.parse(file.read_text(encoding="utf-8"))
     found = next((node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name), None)
     assert found is not None, f"{file} defines no class {name}"
-    return file, module, found
+    inherits = not any(isinstance(node, ast.FunctionDef) and node.name == "__init__" for node in found.body)
+    imported = (node for node in module.body if isinstance(node, ast.ImportFrom))
+    names = {alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
+    bases = [names[ast.unparse(base)] for base in found.bases[:1] if ast.unparse(base) in names]
+    return _parse(bases[0]) if inherits and bases else (file, module, found)
 
 
 def _constructor(cls: ast.ClassDef) -> ast.FunctionDef:

@@ -79,6 +79,22 @@ class TableFile:
             for line, cells in self.cells(wanted):
                 yield Row(line, fault=cells) if isinstance(cells, str) else Row(line, *cells)
 
+    def has_lists(self, label: str | None) -> bool:
+        """Whether the labels are lists, as the first that there is shows.
+
+        Args:
+            label: The column of the labels; None finds it by its name.
+
+        Raises:
+            InputError: If there is no such column, or the file cannot be read.
+        """
+        column = self._find("label_column", label, _LABEL_NAMES)
+        with _readable(self.file):
+            first = (
+                cells[0] for _, cells in self.cells([column] if column else []) if isinstance(cells, list | tuple) and cells
+            )
+            return isinstance(next((cell for cell in first if cell is not None), None), list)
+
     def _find(self, option: str, given: str | None, known: set[str]) -> str | None:
         if given is not None:
             if given not in self.names:

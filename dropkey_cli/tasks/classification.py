@@ -16,6 +16,7 @@ from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config, with_channels
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
+from dropkey_cli.tasks.labels import check_labels
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.optimization import AskedOptions, create_adamw, create_cosine
 
@@ -28,6 +29,8 @@ class Classification(LightningModule):
 
     Attributes:
         monitor: The metric whose highest value marks the best checkpoint.
+        monitor_meaning: What it is, for the plan.
+        multi_label: Whether an image may have any number of classes, and not exactly one.
 
     Args:
         model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
@@ -44,6 +47,8 @@ class Classification(LightningModule):
     """
 
     monitor = "val/balanced_acc"
+    monitor_meaning = "the mean over classes (val/acc1 where they are even)"
+    multi_label = False
 
     def __init__(
         self,
@@ -87,6 +92,8 @@ class Classification(LightningModule):
         if self.network is not None:
             return
         data = self.data
+        if not self.trainer.predicting:
+            check_labels(several=getattr(data, "multi_label", False), takes_several=self.multi_label)
         size, channels = data.preprocessing.image_size, data.preprocessing.channels
         model_args = with_channels(self.model_args, channels)
         # Weights that a checkpoint replaces are not fetched.
@@ -150,6 +157,10 @@ class Classification(LightningModule):
         """Mean loss () of logits (B, K)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if training else 0.0)
 
+    def metric_labels(self, labels: Tensor) -> Tensor:
+        """The labels as the metrics take them."""
+        return labels
+
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits, labels = self(batch["image"]), batch["label"]
         kept = counted(batch)
@@ -160,7 +171,7 @@ class Classification(LightningModule):
         loss = self.loss(logits, labels, training=training) if kept else logits.sum()
         metrics = self.metrics[f"{stage}_metrics"]
         if kept:
-            metrics.update(logits.detach(), labels)  # type: ignore[operator]  # a MetricCollection
+            metrics.update(logits.detach(), self.metric_labels(labels))  # type: ignore[operator]  # a MetricCollection
         if training:
             # Without prog_bar, for which Lightning would read the values at every step and wait for the device
             self.log("train/loss", loss, batch_size=len(labels))
@@ -232,7 +243,7 @@ class Classification(LightningModule):
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
         dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan)
         optimizer = f"AdamW, lr {self.learning_rate:.3g}, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}"
-        best = "the checkpoint with the highest val/balanced_acc, the mean over classes (val/acc1 where they are even)"
+        best = f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"
         lines += [("DropKey", dropkey), ("optimizer", optimizer), ("best", best)]
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines
 

@@ -8,9 +8,11 @@ from dropkey_cli.commands.defaults import (
     DATA_BY_ROOT,
     DEFAULT_DATA,
     DEFAULT_TASK,
+    MULTI_LABEL_TASK,
     checkpoint_defaults,
     data_class,
     default_classes,
+    named_by_root,
 )
 from dropkey_cli.errors import InputError
 
@@ -174,3 +176,52 @@ def test_the_kind_of_the_given_root_wins_over_the_checkpoints(
     options = {"root": "old", "degrees": 1.0} if "Digits" in trained_on else options
     config = {**DESCRIPTION["config"], "data": {"class_path": trained_on, "init_args": options}}
     assert checkpoint_defaults({"config": config}, "test", [given])["data"] == {"class_path": read_by, "init_args": kept}
+
+
+@pytest.fixture
+def config_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, class_path in (("folder", DEFAULT_DATA), ("table", TABLE), ("digits", "dropkey_cli.data.digits.Digits")):
+        Path(f"{name}.yaml").write_text(f"data: {{class_path: {class_path}, init_args: {{root: old}}}}")
+    Path("root.yaml").write_text("data: {root: new.csv, label_separator: '|'}")
+
+
+@pytest.mark.usefixtures("config_files")
+@pytest.mark.parametrize(
+    ("configs", "words", "named"),
+    [
+        (["folder"], ["--data.root=new.csv"], TABLE),
+        (["folder"], ["--data.val_root", "new.csv"], TABLE),
+        (["table"], ["--data.root", "photos"], DEFAULT_DATA),
+        (["folder", "root"], [], TABLE),
+        (["root", "folder"], [], None),
+        (["folder"], ["--data.root=photos"], None),
+        (["folder"], ["--data.batch_size=3"], None),
+        (["folder"], ["--data.root=new.csv", f"--data={DEFAULT_DATA}"], None),
+        (["folder"], ["--data.root=new.csv", "--data.class_path", DEFAULT_DATA], None),
+        (["digits"], ["--data.root=new.csv"], None),
+        (["root"], [], None),
+        ([], ["--data.root=new.csv"], None),
+    ],
+)
+def test_a_root_wins_over_the_class_that_a_config_below_it_names(
+    configs: list[str], words: list[str], named: str | None
+) -> None:
+    front = [word for name in configs for word in ("--config", f"{name}.yaml")]
+    expected = [*front, *([] if named is None else [f"--data={named}"]), *words]
+    assert named_by_root("fit", [*front, *words]) == expected
+    assert named_by_root("predict", [*front, *words]) == [*front, *words]
+
+
+@pytest.mark.usefixtures("config_files")
+def test_several_labels_per_image_choose_the_task() -> None:
+    Path("a.csv").write_text("path,label\n1.png,a\n")
+    Path("lists.jsonl").write_text('{"path": "1", "label": null, "tags": 1}\n{"path": "2", "label": ["a"]}\n')
+    several = {"model": MULTI_LABEL_TASK, "data": TABLE}
+    assert default_classes("fit", ["--data.root=a.csv", "--data.label_separator=|"]) == several
+    assert default_classes("fit", ["--config", "root.yaml"]) == several
+    assert default_classes("fit", ["--data.root=lists.jsonl", "--data.label_column=label"]) == several
+    one = {"model": DEFAULT_TASK, "data": TABLE}
+    for words in (["--data.root=a.csv"], ["--data.root=gone.jsonl"], ["--data.root=lists.jsonl", "--data.label_column=tags"]):
+        assert default_classes("fit", words) == one
+    assert default_classes("fit", ["--data.root=photos", "--data.label_separator=|"])["model"] == DEFAULT_TASK

@@ -14,10 +14,10 @@ from dropkey_cli.errors import InputError
 DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
 MULTI_LABEL_TASK = "dropkey_cli.tasks.multi_label.MultiLabelClassification"
 DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
-_TABLE = "dropkey_cli.data.table.ImageTable"
-_NAMED = "dropkey_cli.data.named_images.NamedImages"
-DATA_BY_ROOT = {"*.csv": _TABLE, "*.tsv": _TABLE, "*.jsonl": _TABLE, "*.parquet": _TABLE, "*.tar": _NAMED}
-DATA_BY_ROOT |= {f"{kind}/*": _NAMED for kind in ("torch", "hfds", "hfids", "tfds", "wds", "tar")}
+TABLE_DATA = "dropkey_cli.data.table.ImageTable"
+NAMED_DATA = "dropkey_cli.data.named_images.NamedImages"
+DATA_BY_ROOT = {"*.csv": TABLE_DATA, "*.tsv": TABLE_DATA, "*.jsonl": TABLE_DATA, "*.parquet": TABLE_DATA, "*.tar": NAMED_DATA}
+DATA_BY_ROOT |= {f"{kind}/*": NAMED_DATA for kind in ("torch", "hfds", "hfids", "tfds", "wds", "tar")}
 """What reads a root that is no folder: a class path by a pattern of the root in lower case; the first that fits."""
 
 READ_BY_ROOT = {DEFAULT_DATA, *DATA_BY_ROOT.values()}
@@ -42,7 +42,7 @@ def default_classes(command: str, words: list[str]) -> dict[str, str]:
         return {"model": DEFAULT_TASK, "data": DEFAULT_DATA}
     root = given_root(words)
     data = data_class(root)
-    several = data == _TABLE and _has_several_labels(str(root), words)
+    several = data == TABLE_DATA and _has_several_labels(str(root), words)
     return {"model": MULTI_LABEL_TASK if several else DEFAULT_TASK, "data": data}
 
 
@@ -65,16 +65,15 @@ def named_by_root(command: str, words: list[str]) -> list[str]:
         command: fit, validate, test or predict.
         words: Its options, configs first.
     """
-    layers = given_data(words)
-    for options in layers:
-        if command == "predict" or options.get("class_path"):
-            return words
-        if root := root_of(options):
-            named = next((below["class_path"] for below in layers if below.get("class_path")), None)
-            num_configs = 2 * words.count("--config")
-            other = named in READ_BY_ROOT and named != data_class(root)
-            return [*words[:num_configs], f"--data={data_class(root)}", *words[num_configs:]] if other else words
-    return words
+    layers = list(given_data(words))
+    roots, named = map(root_of, layers), [options.get("class_path") for options in layers]
+    first_root = next((place for place, root in enumerate(roots) if root), len(layers))
+    first_class = next((place for place, class_path in enumerate(named) if class_path), 0)
+    if command == "predict" or first_root >= first_class or named[first_class] not in READ_BY_ROOT:
+        return words
+    class_path = data_class(root_of(layers[first_root]))
+    end = 2 * (len(layers) - first_class)  # of the config that names the class: each is two words, the last is the first layer
+    return words if class_path == named[first_class] else [*words[:end], f"--data={class_path}", *words[end:]]
 
 
 def checkpoint_defaults(description: dict[str, Any], command: str, words: list[str]) -> dict[str, Any]:

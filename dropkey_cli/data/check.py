@@ -1,4 +1,4 @@
-"""Checks class folders: unreadable files, the same image in two splits, labels that conflict, classes without images."""
+"""Checks class folders and tables: unreadable files, one image in two splits or with two labels, classes without images."""
 
 import math
 import shlex
@@ -15,6 +15,7 @@ from dropkey_cli.data.class_folders import check_classes, find_classes, find_spl
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.inspection import NOTES, Finding, content_hash, inspect_file
 from dropkey_cli.data.reading import Names
+from dropkey_cli.data.table_rows import TableOptions, read_tables, sorted_classes
 from dropkey_cli.errors import InputError, one_line
 
 _FILES_PER_TASK = 16
@@ -28,7 +29,7 @@ class Progress(Protocol):
 
 
 class Image(NamedTuple):
-    """One listed file, with the split and the class whose folders it lies in."""
+    """One listed file, with its split and its class; several classes have a | between them."""
 
     path: str
     split: str
@@ -93,10 +94,48 @@ def check_folder(root: str | None, *, num_workers: int, channels: int = 3, progr
     Raises:
         InputError: If the folders are no such layout, or a split has no image.
     """
-    class_names, images = _list_images(root, channels)
-    counts = {split: dict.fromkeys(class_names, 0) for split in dict.fromkeys(image.split for image in images)}
-    for image in images:
-        counts[image.split][image.class_name] += 1
+    folders = find_splits(root)
+    named_by = [folders["train"]] if "train" in folders else list(folders.values())
+    class_names = sorted({name for folder in named_by for name in find_classes(folder)})
+    check_classes(folders, class_names)
+    samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
+    return _check_samples(samples, class_names, num_workers, channels, progress)
+
+
+def check_table(
+    root: str, columns: TableOptions, *, num_workers: int, channels: int = 3, progress: Progress | None = None
+) -> Report:
+    """Read every image that a table lists, as `check_folder` does.
+
+    Args:
+        root: The table.
+        columns: How it is read.
+        num_workers: Processes that read; 0 reads in this one.
+        channels: The channels that the model sees.
+        progress: Shows how far it is.
+
+    Raises:
+        InputError: If the table cannot be read, or a row in it cannot be used.
+    """
+    rows = read_tables({None: root}, columns)
+    class_names = sorted_classes(rows.names("train") or rows.names("val") | rows.names("test"))
+    samples = rows.samples(class_names, look=False)
+    if not samples:
+        raise InputError(f"{root!r} has no rows; expected an image and its label in each; check the file")
+    return _check_samples(samples, class_names, num_workers, channels, progress)
+
+
+def _check_samples(
+    samples: Mapping[str, Sequence[Sample]], class_names: list[str], num_workers: int, channels: int, progress: Progress | None
+) -> Report:
+    counts = {split: dict.fromkeys(class_names, 0) for split in _in_order(samples)}
+    images: list[Image] = []
+    for split, of_classes in counts.items():
+        for sample in samples[split]:
+            names = [class_names[label] for label in classes_of(sample)]
+            images.append(Image(sample.path, split, "|".join(names)))
+            for name in names:
+                of_classes[name] += 1
     findings: list[Finding] = _in_processes(
         partial(inspect_file, channels=channels), [image.path for image in images], num_workers, progress, "reading"
     )
@@ -166,19 +205,6 @@ def missing_classes(images: Mapping[str, Mapping[str, int]]) -> dict[str, list[s
 
 def _in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=("train", "val", "test").index)
-
-
-def _list_images(root: str | None, channels: int) -> tuple[list[str], list[Image]]:
-    """The classes in label order, and every image of every split."""
-    folders = find_splits(root)
-    named_by = [folders["train"]] if "train" in folders else list(folders.values())
-    class_names = sorted({name for folder in named_by for name in find_classes(folder)})
-    check_classes(folders, class_names)
-    return class_names, [
-        Image(sample.path, split, class_names[sample.label])
-        for split in _in_order(folders)
-        for sample in list_samples(folders[split], class_names, channels=channels)
-    ]
 
 
 def _same_content(readable: list[tuple[Image, Finding]], num_workers: int, progress: Progress | None) -> list[list[Image]]:

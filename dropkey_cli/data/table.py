@@ -1,14 +1,13 @@
 """Images listed in a table: CSV, TSV, JSONL or parquet with a path and a label, or several labels, in each row."""
 
-import os
 from collections import Counter
 from typing import Any
 
 from dropkey_cli.data.class_folders import refuse_scarce
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.image_files import ImageFiles
-from dropkey_cli.data.table_file import FORMATS, Columns, open_table
-from dropkey_cli.data.table_rows import TableRows, sorted_classes
+from dropkey_cli.data.table_file import FORMATS
+from dropkey_cli.data.table_rows import TableOptions, TableRows, read_tables, sorted_classes
 from dropkey_cli.errors import InputError
 
 
@@ -50,11 +49,7 @@ class ImageTable(ImageFiles):
         super().__init__(root=root, **options)
         self.val_root = val_root
         self.test_root = test_root
-        self.image_root = image_root
-        self.path_column = path_column
-        self.label_column = label_column
-        self.split_column = split_column
-        self.label_separator = label_separator
+        self.table_options = TableOptions(image_root, path_column, label_column, split_column, label_separator)
         self.table_note = ""
         self._stage = "fit"
 
@@ -73,6 +68,7 @@ class ImageTable(ImageFiles):
         self.multi_label = rows.is_multi
         class_names = self.class_names or sorted_classes(rows.names("train"))
         samples = rows.samples(class_names, look=self.on_error == "raise")
+        self.table_note = rows.note
         if rows.num_repeated:
             self.table_note += f"; {rows.num_repeated} row(s) that repeat another are left out"
         self._check_classes(class_names)
@@ -80,34 +76,17 @@ class ImageTable(ImageFiles):
             self._split("test", "give a table of test images as --data.test_root FILE, or use dropkey validate")
         if "train" in samples and not self.multi_label:
             self._check_counts(samples, class_names)
-        self.make_splits(samples, class_names, base=self._folder(self.root or ""))
+        self.make_splits(samples, class_names, base=self.table_options.folder(self.root or ""))
 
     def _read_rows(self) -> TableRows:
         """The rows of the tables that the stage needs: evaluation does without the training rows where it can."""
-        own = {"validate": self.val_root, "test": self.test_root}.get(self._stage)
-        if own and self.class_names:
-            files: dict[str | None, str | None] = {{"validate": "val"}.get(self._stage, "test"): own}
+        split = {"validate": "val", "test": "test"}.get(self._stage)
+        files = {None: self.root, "val": self.val_root, "test": self.test_root}
+        if self.class_names and files.get(split):
+            files = {split: files[split]}
         elif not self.root:
             raise InputError(f"--data.root is not given; expected a table, {FORMATS}; give --data.root labels.csv")
-        else:
-            files = {None: self.root, "val": self.val_root, "test": self.test_root}
-        rows = TableRows(self.label_separator)
-        for split, file in files.items():
-            if file:
-                self._add_rows(rows, file, split)
-        return rows
-
-    def _add_rows(self, rows: TableRows, file: str, split: str | None) -> None:
-        table = open_table(file)
-        columns = table.find_columns(self.path_column, self.label_column, self.split_column)
-        if split is None:
-            self.table_note = _note(file, columns)
-        rows.add(table, columns, folder=self._folder(file), split=split)
-
-    def _folder(self, file: str) -> str:
-        """The folder that the paths in a table start from."""
-        folder = os.path.normpath(os.path.expanduser(self.image_root or os.path.dirname(file)))
-        return "" if folder == os.curdir else folder
+        return read_tables({split: file for split, file in files.items() if file}, self.table_options)
 
     def _check_classes(self, class_names: list[str]) -> None:
         if len(class_names) < 2 or len(set(class_names)) < len(class_names):
@@ -120,8 +99,3 @@ class ImageTable(ImageFiles):
         counts = Counter(sample.label for sample in samples["train"])
         present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
         refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))
-
-
-def _note(file: str, columns: Columns) -> str:
-    split = "no split column" if columns.split is None else f"split in {columns.split!r}"
-    return f"{file}: image in {columns.path!r}, label in {columns.label!r}, {split}"

@@ -4,15 +4,40 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES, nearest_first
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.table_file import Columns, Row, TableFile
+from dropkey_cli.data.table_file import Columns, Row, TableFile, open_table
 from dropkey_cli.errors import InputError
 
 SPLITS = ("train", "val", "test")
 LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How tables are read.
+
+    Args:
+        image_root: Folder that relative paths start from; None for the table's own.
+        path_column: Column of the image files; None finds it by its name, and so do the next two.
+        label_column: Column of the labels.
+        split_column: Column of the splits; there need be none.
+        label_separator: What stands between the labels of a cell; None where a cell that is no list has one label.
+    """
+
+    image_root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    label_separator: str | None = None
+
+    def folder(self, file: str) -> str:
+        """The folder that the paths in a table start from."""
+        folder = os.path.normpath(os.path.expanduser(self.image_root or os.path.dirname(file)))
+        return "" if folder == os.curdir else folder
 
 
 class TableRows:
@@ -22,6 +47,7 @@ class TableRows:
         separator: What stands between the labels of a cell; None where a cell that is no list has one label.
 
     Attributes:
+        note: Which columns of the first table are read.
         is_multi: Whether an image may have any number of classes, and not exactly one.
         num_repeated: How many rows `samples` left out, because they repeat another one.
     """
@@ -30,6 +56,7 @@ class TableRows:
         self.separator = separator
         self.is_multi = separator is not None
         self.num_repeated = 0
+        self.note = ""
         self._files: list[tuple[str, str]] = []  # name and folder of the images
         self._faults: list[tuple[int, int, str]] = []  # file, line, what is wrong
         self._values: dict[tuple[str, ...], int] = {}  # the different labels of the cells, numbered
@@ -50,6 +77,9 @@ class TableRows:
             folder: Where relative paths start.
             split: The split of all its rows; None for that in the split column or, where there is none, train.
         """
+        found = f"image in {columns.path!r}, label in {columns.label!r}"
+        split_found = "no split column" if columns.split is None else f"split in {columns.split!r}"
+        self.note = self.note or f"{table.file}: {found}, {split_found}"
         self._files.append((table.file.name, folder))
         known: dict[str, int] = {}
         for row in table.rows(columns):
@@ -156,6 +186,24 @@ class TableRows:
             f"expected in each an image file, as a path from {folders}, and its label{expected and ', one of ' + expected}; "
             "correct them, or give the images' folder as --data.image_root"
         )
+
+
+def read_tables(files: Mapping[str | None, str], options: TableOptions) -> TableRows:
+    """The rows of tables.
+
+    Args:
+        files: The tables, by the split of all their rows; None for the one whose split column says it.
+        options: How they are read.
+
+    Raises:
+        InputError: If one cannot be read, or its columns are not clear.
+    """
+    rows = TableRows(options.label_separator)
+    for split, file in files.items():
+        table = open_table(file)
+        columns = table.find_columns(options.path_column, options.label_column, None if split else options.split_column)
+        rows.add(table, columns, folder=options.folder(file), split=split)
+    return rows
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:

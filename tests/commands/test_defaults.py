@@ -132,10 +132,8 @@ TABLE = "dropkey_cli.data.table.ImageTable"
 
 
 def test_a_root_names_its_class_by_a_pattern(tmp_path: Path) -> None:
-    for name in ("labels.csv", "a b/LABELS.CSV", "x.tsv", "x.jsonl", "~/x.parquet"):
-        assert data_class(name) == TABLE
-    for name in (None, "", "photos", "photos/", "csv", "x.csv/photos", "x.csv.zip"):
-        assert data_class(name) == DEFAULT_DATA
+    assert {data_class(name) for name in ("labels.csv", "a b/LABELS.CSV", "x.tsv", "x.jsonl", "~/x.parquet")} == {TABLE}
+    assert {data_class(name) for name in (None, "", "photos", "csv", "x.csv/photos", "x.csv.zip")} == {DEFAULT_DATA}
     (tmp_path / "photos.csv").mkdir()
     assert data_class(str(tmp_path / "photos.csv")) == DEFAULT_DATA  # a folder, whatever its name
 
@@ -194,6 +192,7 @@ def config_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["folder"], ["--data.val_root", "new.csv"], TABLE),
         (["table"], ["--data.root", "photos"], DEFAULT_DATA),
         (["folder", "root"], [], TABLE),
+        (["digits", "folder", "root"], ["--data.root=newer.csv"], TABLE),
         (["root", "folder"], [], None),
         (["folder"], ["--data.root=photos"], None),
         (["folder"], ["--data.batch_size=3"], None),
@@ -208,7 +207,8 @@ def test_a_root_wins_over_the_class_that_a_config_below_it_names(
     configs: list[str], words: list[str], named: str | None
 ) -> None:
     front = [word for name in configs for word in ("--config", f"{name}.yaml")]
-    expected = [*front, *([] if named is None else [f"--data={named}"]), *words]
+    after = 2 * (configs.index("root") if "root" in configs else len(configs))  # beside options that only the new class takes
+    expected = [*front[:after], *([] if named is None else [f"--data={named}"]), *front[after:], *words]
     assert named_by_root("fit", [*front, *words]) == expected
     assert named_by_root("predict", [*front, *words]) == [*front, *words]
 

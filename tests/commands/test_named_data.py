@@ -123,3 +123,9 @@ def test_options_of_named_data_are_known_by_the_root(dropkey: Dropkey) -> None:
     assert outcome.code == 2
     assert outcome.err.startswith("dropkey: error: unknown option --data.target_kye; did you mean 'data.target_key'")
     assert "--data.class_map" in dropkey("fit", "--data.root=torch/cifar10", "--help").out
+
+
+def test_check_says_that_it_reads_folders_and_tables(dropkey: Dropkey) -> None:
+    outcome = dropkey("check", "hfds/somebody/photos")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "'hfds/somebody/photos' is a data set by name; dropkey check reads folders and tables" in outcome.err

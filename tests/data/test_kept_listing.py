@@ -3,11 +3,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dropkey_cli.data import kept_listing
 from dropkey_cli.data.class_folders import find_classes, list_samples
+from dropkey_cli.data.image_folder import ImageFolder
 
 OLD = time.time() - 3600
 
@@ -132,3 +135,26 @@ def test_names_that_are_no_text_are_kept(photos: Path) -> None:
     assert os.fsencode(first[1]) == b"cat/caf\xe9\n.png"
     assert len(kept_files()) == 1
     assert found(photos) == first
+
+
+def test_one_process_lists_and_the_others_read_its_list(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: dict[str, Any] = {
+        "image_size": 8,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+    }
+
+    def prepare(world_size: int, stage: str) -> list[Path]:
+        data = ImageFolder(str(photos), **model)
+        data.trainer = SimpleNamespace(world_size=world_size, state=SimpleNamespace(fn=stage))  # type: ignore[assignment]
+        data.prepare_data()
+        return kept_files()
+
+    assert prepare(1, "fit") == []  # which lists in setup
+    assert prepare(2, "predict") == []
+    assert prepare(2, "fit", photos / "none") == []  # which every process refuses in setup
+    assert len(prepare(2, "fit")) == 1
+    monkeypatch.setattr("dropkey_cli.data.class_folders.walk_images", None)  # setup walks no folder
+    assert found(photos) == FIRST

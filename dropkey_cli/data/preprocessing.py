@@ -176,8 +176,8 @@ def _check_fit(preprocessing: Preprocessing, augmentation: Augmentation) -> None
             )
     if augmentation.auto_augment and preprocessing.interpolation not in INTERPOLATIONS[:3]:
         raise InputError(
-            f"auto_augment is {augmentation.auto_augment!r}, which cannot turn images with "
-            f"interpolation {preprocessing.interpolation!r}; expected {', '.join(INTERPOLATIONS[:3])}; give --data.interpolation bicubic"
+            f"interpolation is {preprocessing.interpolation!r}, beside auto_augment expected one of "
+            f"{', '.join(INTERPOLATIONS[:3])}; give --data.interpolation bicubic"
         )
     if augmentation.gaussian_blur_prob and preprocessing.image_size < _SMALLEST_BLURRED:
         raise InputError(

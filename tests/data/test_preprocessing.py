@@ -280,7 +280,7 @@ def test_grey_and_transparent_images_are_timms(text: str) -> None:
         (
             {"interpolation": "box"},
             {"auto_augment": "3a"},
-            "auto_augment is '3a', which cannot turn images with interpolation 'box'",
+            "interpolation is 'box', beside auto_augment expected one of bic",
         ),
         ({"channels": 5}, {"color_jitter": 0.1}, r"color_jitter is 0.1, but the images have 5 channel"),
         ({"channels": 0}, {}, "channels is 0; expected 1 to 10000"),

@@ -195,6 +195,9 @@ def test_statistics_for_other_channels_are_those_of_timms_loader() -> None:
             assert config.channels == channels
             assert config.mean == pytest.approx(theirs(three.mean, channels))
             assert config.std == pytest.approx(theirs(three.std, channels))
+    for channels in (0, 10**12):  # which would be as many numbers
+        with pytest.raises(InputError, match=f"channels is {channels}; expected 1 to 10000"):
+            image_config("test_vit", channels=channels)
 
 
 def test_channels_are_an_argument_of_the_network_only_where_they_are_not_three() -> None:

@@ -2,12 +2,14 @@ import pickle
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
+from dropkey_cli.data.loading import PADDING
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.errors import InputError
 

@@ -13,8 +13,11 @@
 # /cache      pretrained weights and compiled kernels, kept between containers
 # /workspace       the working folder: the recipes are in configs/, results go to runs/
 
+# Pinned by digest: a tag moves. Python 3.12.14 on Debian trixie, as of September 2026; another base: --build-arg BASE=…
+ARG BASE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
+
 # One base for both stages: the environment's python is a link into it
-FROM python:3.12-slim AS base
+FROM ${BASE} AS base
 
 FROM base AS builder
 RUN python -m venv /opt/venv

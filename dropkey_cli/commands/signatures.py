@@ -124,13 +124,13 @@ def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
 
 def _constructor(cls: ast.ClassDef) -> ast.FunctionDef:
     """The ``__init__`` of a class, or the one that a dataclass would get."""
-    if not any(isinstance(node, ast.Call | ast.Name) and "dataclass" in ast.dump(node) for node in cls.decorator_list):
+    if not any("dataclass" in ast.unparse(decorator) for decorator in cls.decorator_list):
         return _method(cls, "__init__")
-    found = [node for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    names = [ast.arg(node.target.id, node.annotation) for node in found if isinstance(node.target, ast.Name)]
     constructor = ast.parse("def __init__(self): ...").body[0]
     assert isinstance(constructor, ast.FunctionDef)
-    constructor.args.kwonlyargs, constructor.args.kw_defaults = names, [node.value for node in found]
+    fields_of_it = [node for node in cls.body if isinstance(node, ast.AnnAssign)]
+    constructor.args.kwonlyargs = [ast.arg(ast.unparse(node.target), node.annotation) for node in fields_of_it]
+    constructor.args.kw_defaults = [node.value for node in fields_of_it]
     return constructor
 
 

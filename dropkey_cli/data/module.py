@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from lightning import LightningDataModule
@@ -73,7 +74,7 @@ class ImageData(LightningDataModule):
         names = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
         sizes = " · ".join(f"{split} {len(dataset)}" for split, dataset in self.splits.items())
         image = self.preprocessing
-        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (image.mean, image.std))
+        mean, std = (_listed(values) for values in (image.mean, image.std))
         lines = [("data", f"{len(self.class_names)} classes ({names}); images: {sizes}; batches of {self.batch_size}")]
         if self.split_note:
             lines.append(("split", self.split_note))
@@ -137,6 +138,10 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values[:4]) + (" …" if len(values) > 4 else "")
 
 
 def default_num_workers() -> int:

@@ -154,7 +154,8 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         normalize=False,
     ).transforms
     if mode == "pad":
-        size, interpolation = preprocessing.image_size, str_to_interp_mode(preprocessing.interpolation)
+        size = preprocessing.image_size
+        interpolation = str_to_interp_mode(preprocessing.interpolation)  # type: ignore[no-untyped-call]  # timm's
         crop = RandomCrop(size, padding=augmentation.crop_padding)
         steps = [_middle, Resize(size, interpolation), CenterCrop(size), crop]
     else:
@@ -164,7 +165,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
 
 def _check_fit(preprocessing: Preprocessing, augmentation: Augmentation) -> None:
     """Refuse what timm and torchvision cannot do with images of so many channels or so few pixels."""
-    coloured = {"auto_augment": augmentation.auto_augment, "grayscale_prob": augmentation.grayscale_prob}
+    coloured: dict[str, object] = {"auto_augment": augmentation.auto_augment, "grayscale_prob": augmentation.grayscale_prob}
     if preprocessing.channels != 1:
         coloured["color_jitter"] = augmentation.jitter
     for name, value in coloured.items():
@@ -173,6 +174,11 @@ def _check_fit(preprocessing: Preprocessing, augmentation: Augmentation) -> None
                 f"{name} is {getattr(augmentation, name)!r}, but the images have {preprocessing.channels} channel(s): "
                 f"it is for red, green and blue; leave --data.{name} out"
             )
+    if augmentation.auto_augment and preprocessing.interpolation not in INTERPOLATIONS[:3]:
+        raise InputError(
+            f"interpolation is {preprocessing.interpolation!r}, beside auto_augment expected one of "
+            f"{', '.join(INTERPOLATIONS[:3])}; give --data.interpolation bicubic"
+        )
     if augmentation.gaussian_blur_prob and preprocessing.image_size < _SMALLEST_BLURRED:
         raise InputError(
             f"gaussian_blur_prob is {augmentation.gaussian_blur_prob!r}, but the images are {preprocessing.image_size} pixels "

@@ -82,7 +82,8 @@ class ImageSource(ImageData):
 
     def setup(self, stage: str) -> None:
         """Find the images; before that, refuse what they cannot be prepared with."""
-        train_transform(self.preprocessing, self.augmentation)
+        if stage != "predict":
+            train_transform(self.preprocessing, self.augmentation)
         super().setup(stage)
 
     def datasets(self, samples: Mapping[str, Sequence[Sample]]) -> dict[str, ImageDataset]:

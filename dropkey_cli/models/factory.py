@@ -66,7 +66,12 @@ def image_config(model_name: str, *, channels: int = 3) -> ImageConfig:
         model_name: timm's name, with or without the weights' tag.
         channels: Channels of the images; where they are not those of the weights, all have the average of their statistics,
             as in timm's loader.
+
+    Raises:
+        InputError: If timm has no such model, or the number of channels cannot be.
     """
+    if not 1 <= channels <= 10_000:
+        raise InputError(f"channels is {channels!r}; expected 1 to 10000; give --data.channels 3")
     config = pretrained_config(model_name)
     mean, std = (
         tuple(values) if len(values) == channels else (fmean(values),) * channels for values in (config.mean, config.std)

@@ -20,8 +20,7 @@ def array_file(folder: Path, array: Any, name: str = "a.npy") -> str:  # noqa: A
 
 def as_tensor(picture: Any) -> torch.Tensor:  # noqa: ANN401
     if isinstance(picture, Image.Image):
-        picture = torch.from_numpy(np.array(picture))
-        return picture[None] if picture.ndim == 2 else picture.movedim(2, 0)
+        return torch.from_numpy(np.atleast_3d(np.array(picture))).movedim(2, 0)
     assert isinstance(picture, torch.Tensor)
     return picture
 

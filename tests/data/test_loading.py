@@ -2,7 +2,7 @@ import random
 import signal
 from collections import Counter
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from dropkey_cli.data.augmentation import Augmentation
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample, counted
@@ -72,7 +72,8 @@ def draws(images: int, epoch: int, *, repeats: int, processes: int = 1, seed: in
 def test_the_order_without_repeats_is_torchs() -> None:
     for processes in (1, 2, 3):
         for rank, own in enumerate(draws(50, 4, repeats=1, processes=processes)):
-            theirs = DistributedSampler(range(50), processes, rank, seed=derived_seed(3) >> 1)  # type: ignore[arg-type]
+            dataset = cast(Dataset[int], range(50))
+            theirs: DistributedSampler[int] = DistributedSampler(dataset, processes, rank, seed=derived_seed(3) >> 1)
             theirs.set_epoch(4)
             assert [draw.position for draw in own] == list(theirs)
             assert [draw.seed for draw in own] == [derived_seed(3, 4, position) for position in theirs]
@@ -97,7 +98,8 @@ def test_the_copies_of_an_image_go_to_the_processes_that_timm_sends_them_to(proc
     images, repeats = 24, 3
     ours = [[draw.position for draw in own] for own in draws(images, 0, repeats=repeats, processes=processes)]
     options = {"num_replicas": processes, "num_repeats": repeats, "selected_round": 0}
-    theirs = [list(RepeatAugSampler(range(images), rank=rank, **options)) for rank in range(processes)]
+    timms: Any = RepeatAugSampler
+    theirs = [list(timms(range(images), rank=rank, **options)) for rank in range(processes)]
     pattern = [[sorted({*own}, key=own.index).index(position) for position in own] for own in ours]
     assert pattern == [[sorted({*own}, key=own.index).index(position) for position in own] for own in theirs]
     counts = [Counter(own) for own in ours]

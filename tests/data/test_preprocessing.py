@@ -1,6 +1,6 @@
 import pickle
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from dropkey_cli.data.loading import seeded
 from dropkey_cli.data.preprocessing import CROP_MODES, Preprocessing, eval_transform, train_transform
 from dropkey_cli.errors import InputError
 
+CropMode = Literal["rrc", "rkrc", "rkrr", "pad"]
 MEAN = (0.4, 0.5, 0.6)
 STD = (0.2, 0.25, 0.5)
 
@@ -191,7 +192,7 @@ def test_pad_crops_the_whole_image_with_a_black_border(interpolation: str) -> No
 def test_a_strip_is_prepared_in_little_memory(crop_mode: str, size: tuple[int, int]) -> None:
     plain = preprocessing(image_size=224, crop_mode=crop_mode)
     strip = Image.new("RGB", size, "white")
-    modes = ("rrc", "rkrc", "rkrr", "pad") if crop_mode == "center" else ()
+    modes = get_args(CropMode) if crop_mode == "center" else ()
     for transform in (eval_transform(plain), *(train_transform(plain, Augmentation(train_crop_mode=mode)) for mode in modes)):
         largest = largest_image(transform, strip)
         assert largest <= 10_000_000  # 224 × 13,440,000 pixels it would have been
@@ -199,7 +200,7 @@ def test_a_strip_is_prepared_in_little_memory(crop_mode: str, size: tuple[int, i
 
 def largest_image(transform: Any, image: Image.Image) -> int:  # noqa: ANN401
     """The most pixels that an image has between the steps of a transform."""
-    sizes = []
+    sizes: list[int] = []
     for step in transform.transforms:
         image = step(image)
         width, height = get_image_size(image)
@@ -231,10 +232,8 @@ def test_up_to_16_times_as_long_as_wide_images_are_bitwise_timms(width: int, hei
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
-@pytest.mark.parametrize("mode", ["rrc", "rkrc", "rkrr", "pad"])
-def test_every_channel_of_an_array_is_cropped_and_flipped_alike(
-    channels: int, mode: Literal["rrc", "rkrc", "rkrr", "pad"]
-) -> None:
+@pytest.mark.parametrize("mode", get_args(CropMode))
+def test_every_channel_of_an_array_is_cropped_and_flipped_alike(channels: int, mode: CropMode) -> None:
     numbers = (0.5,) * channels
     plain = preprocessing(channels=channels, mean=numbers, std=numbers, interpolation="bilinear")
     grey = torch.from_numpy(np.array(noise(60, 40))[..., 0].copy())
@@ -264,7 +263,7 @@ def test_grey_and_transparent_images_are_timms(text: str) -> None:
     theirs = create_transform(16, interpolation="bicubic", mean=numbers, std=numbers, crop_pct=0.8)
     assert torch.equal(model_input(image, plain), theirs(image))
     timms = create_transform(
-        16, is_training=True, interpolation="bicubic", scale=(0.35, 1.0), color_jitter=None, normalize=False
+        16, is_training=True, interpolation="bicubic", scale=(0.35, 1.0), color_jitter=0.0, normalize=False
     )
     assert torch.equal(at_seed(train_transform(plain, Augmentation()), image), at_seed(timms, image))
 
@@ -278,6 +277,11 @@ def test_grey_and_transparent_images_are_timms(text: str) -> None:
             r"auto_augment is 'rand-m9', but the images have 1 channel\(s\): it is for red",
         ),
         ({"channels": 1}, {"grayscale_prob": 0.1}, r"grayscale_prob is 0.1, but the images have 1 channel"),
+        (
+            {"interpolation": "box"},
+            {"auto_augment": "3a"},
+            "interpolation is 'box', beside auto_augment expected one of bic",
+        ),
         ({"channels": 5}, {"color_jitter": 0.1}, r"color_jitter is 0.1, but the images have 5 channel"),
         ({"channels": 0}, {}, "channels is 0; expected 1 to 10000"),
         (

@@ -187,13 +187,17 @@ def test_first_weights_for_other_channels_are_timms(channels: int, tmp_path: Pat
 
 
 def test_statistics_for_other_channels_are_those_of_timms_loader() -> None:
+    theirs: Any = adapt_to_chs
     for name in ("resnet18", "test_vit"):
         three = image_config(name)
         for channels in (1, 3, 5):
             config = image_config(name, channels=channels)
             assert config.channels == channels
-            assert config.mean == pytest.approx(adapt_to_chs(three.mean, channels))
-            assert config.std == pytest.approx(adapt_to_chs(three.std, channels))
+            assert config.mean == pytest.approx(theirs(three.mean, channels))
+            assert config.std == pytest.approx(theirs(three.std, channels))
+    for channels in (0, 10**12):  # which would be as many numbers
+        with pytest.raises(InputError, match=f"channels is {channels}; expected 1 to 10000"):
+            image_config("test_vit", channels=channels)
 
 
 def test_channels_are_an_argument_of_the_network_only_where_they_are_not_three() -> None:

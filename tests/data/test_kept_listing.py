@@ -146,8 +146,8 @@ def test_one_process_lists_and_the_others_read_its_list(photos: Path, monkeypatc
         "crop_pct": 1.0,
     }
 
-    def prepare(world_size: int, stage: str) -> list[Path]:
-        data = ImageFolder(str(photos), **model)
+    def prepare(world_size: int, stage: str, root: Path = photos) -> list[Path]:
+        data = ImageFolder(str(root), **model)
         data.trainer = SimpleNamespace(world_size=world_size, state=SimpleNamespace(fn=stage))  # type: ignore[assignment]
         data.prepare_data()
         return kept_files()

@@ -137,13 +137,16 @@ def _only(root: str, option: str, keys: Sequence[str]) -> str:
 
 def _class_names(root: str, key: str, feature: Any, given: dict[str, list[Any]]) -> list[str]:  # noqa: ANN401 - the library's
     """The names that the data set says, else numbers, or what the labels say."""
-    wrong = [label for found in given.values() for label in found if not isinstance(label, str | int) or label in (-1, "")]
+    every = [label for found in given.values() for label in found]
+    wrong = [
+        label for label in every if not isinstance(label, str | int) or label == "" or (isinstance(label, int) and label < 0)
+    ]
     if wrong:
         raise InputError(
             f"the column {key!r} of {root!r} has the class {wrong[0]!r}; expected numbers from 0, or names; "
             "give --data.target_key, or the splits that have classes: --data.splits '{train: train}'"
         )
-    labels = {label for found in given.values() for label in found}
+    labels = set(every)
     names: list[str] | None = getattr(feature, "names", None)
     if names is not None:
         return list(names)

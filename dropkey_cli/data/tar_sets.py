@@ -61,9 +61,10 @@ def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str
 
     What all have in common above splits and classes is left out: photos.tar may hold photos/train/CLASS/.
     """
-    folders = [parts[:-2] for parts in paths if len(parts) > 1]
+    folders = [parts[:-1] for parts in paths]
     ends = zip(min(folders, default=[]), max(folders, default=[]), strict=False)
     common = [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], ends)]
+    common = common[: max(map(len, folders), default=1) - 1]  # the last may be the only class
     depth = next((depth for depth, part in enumerate(common) if part.lower() in SPLIT_NAMES), len(common))
     has_splits = any(len(parts) > depth + 1 and parts[depth].lower() in SPLIT_NAMES for parts in paths)
     for parts in paths:

@@ -84,9 +84,9 @@ def test_columns_and_classes_are_found(
         ),
         ({"image": IMAGES, "label": [0] * 4}, {"target_key": "lable"}, "no column 'lable'; expected one of image, label; give"),
         (
-            {"image": IMAGES, "label": [0, 1, -1, 0]},
+            {"image": IMAGES, "label": [0, 1, -2, 0]},
             {},
-            "the column 'label' of 'hfds/x' has the class -1; expected numbers from 0",
+            "the column 'label' of 'hfds/x' has the class -2; expected numbers from 0",
         ),
         ({"image": IMAGES, "label": [0, None, 1, 0]}, {}, "has the class None; expected numbers from 0"),
         ({"image": IMAGES, "label": [[0, 1], [0], [1], []]}, {}, r"has the class \[0, 1\]; expected numbers from 0"),

@@ -69,6 +69,10 @@ def test_what_is_no_image_in_a_class_folder_is_left_out(photos: Path, tmp_path: 
     check(photos, write_tar(tmp_path / "a.tar", files(photos, "") + more))
 
 
+def test_a_picture_above_the_folders_hides_none_of_them(photos: Path, tmp_path: Path) -> None:
+    check(photos, write_tar(tmp_path / "a.tar", [("photos/cover.png", b"x"), *files(photos, "photos/")]))
+
+
 def test_the_last_of_two_files_with_one_name_counts_as_for_tar(photos: Path, tmp_path: Path) -> None:
     given = files(photos, "")
     check(photos, write_tar(tmp_path / "a.tar", [(given[0][0], b"an earlier version"), *given]))

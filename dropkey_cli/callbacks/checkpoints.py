@@ -218,7 +218,9 @@ def restore_metrics(module: torch.nn.Module, states: dict[str, dict[str, Any]]) 
     for name, metric in module.named_modules():
         if isinstance(metric, Metric) and name in states:
             for key, value in states[name].items():
-                setattr(metric, key, value.to(metric.device) if isinstance(value, Tensor) else value)
+                parts = [part.to(metric.device) for part in ([value] if isinstance(value, Tensor) else value)]
+                # A list of several processes comes back as one tensor
+                setattr(metric, key, parts if isinstance(metric._defaults[key], list) else parts[0])
             metric._update_count, metric._computed = 1, None  # they hold something
 
 

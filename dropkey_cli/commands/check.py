@@ -1,9 +1,9 @@
 """``dropkey check ROOT``: which images cannot be read, lie in two splits or have two labels, and what is converted."""
 
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from statistics import median
 from typing import Any, NoReturn
@@ -13,16 +13,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dropkey_cli.data.check import Image, Report, check_folder
+from dropkey_cli.commands.defaults import NAMED_DATA, TABLE_DATA, data_class
+from dropkey_cli.data.check import Image, Report, check_folder, check_table
 from dropkey_cli.data.class_folders import LAYOUT
 from dropkey_cli.data.module import default_num_workers
+from dropkey_cli.data.table_file import FORMATS
+from dropkey_cli.data.table_rows import TableOptions
 from dropkey_cli.errors import InputError
 
 DESCRIPTION = """\
 Read every image of a data set as training would and list what is wrong: files that cannot be read, the same image in two splits
-or with two labels. Exit code 0: nothing is wrong; 1: something is; 2: no class folders. No model and no config is needed.
+or with two labels. Exit code 0: nothing is wrong; 1: something is; 2: no class folders, no table. No model, no config needed.
 """
 MOST_CLASSES = 30
+TABLE_OPTIONS = [field.name for field in fields(TableOptions)]
 
 
 def check(words: list[str]) -> bool:
@@ -45,11 +49,27 @@ def check(words: list[str]) -> bool:
     num_workers = default_num_workers() if options.num_workers is None else options.num_workers
     if num_workers < 0:
         raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --num_workers 4")
+    if options.channels < 1:
+        raise InputError(f"channels is {options.channels!r}; expected 1 or more; give e.g. --channels 3")
     console = Console(stderr=True)
     progress = partial(track, console=console, transient=True, disable=not console.is_terminal)
-    report = check_folder(options.root or options.data_root, num_workers=num_workers, progress=progress)
+    how: dict[str, Any] = {"num_workers": num_workers, "channels": options.channels, "progress": progress}
+    report = _check(options.root or options.data_root, options, **how)
     print(_to_json(report) if options.json else "\n".join(_lines(report)))
     return report.is_clean
+
+
+def _check(root: str, options: Namespace, **how: Any) -> Report:  # noqa: ANN401 - those of check_folder
+    """What is found in folders or, if the root's name says so, in a table."""
+    given = {name: getattr(options, name) for name in TABLE_OPTIONS if getattr(options, name) is not None}
+    if data_class(root) == TABLE_DATA:
+        return check_table(root, TableOptions(**given), **how)
+    if given:
+        name = next(iter(given))
+        raise InputError(f"--data.{name} is for a table, {FORMATS}, and {root!r} is none; leave it out, or check the path")
+    if data_class(root) == NAMED_DATA:
+        raise InputError(f"{root!r} is a data set by name; dropkey check reads folders and tables; give one of them")
+    return check_folder(root, **how)
 
 
 def _to_json(report: Report) -> str:
@@ -154,8 +174,13 @@ class _Parser(ArgumentParser):
 
 def _parser() -> ArgumentParser:
     parser = _Parser(prog="dropkey check", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("root", nargs="?", metavar="ROOT", help="Folder with train/, val/, test/, or with the classes.")
+    parser.add_argument(
+        "root", nargs="?", metavar="ROOT", help="Folder with train/, val/, test/, or with the classes; or a table."
+    )
     parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help="The same, as the other commands spell it.")
+    for name in TABLE_OPTIONS:
+        parser.add_argument(f"--data.{name}", dest=name, metavar="X", help="As for dropkey fit with a table.")
     parser.add_argument("--json", action="store_true", help="Print one object instead: everything that was found.")
     parser.add_argument("--num_workers", type=int, metavar="N", help="Processes that read (default: one per core, at most 8).")
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="Channels that training asks for.")
     return parser

@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from dropkey_cli.errors import InputError
 
 _NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
             "SLURM_NTASKS", "SLURM_RESTART_COUNT")  # fmt: skip
+
+ROOTS = ("root", "val_root", "test_root")
+"""The options of data that name files or folders with labels."""
 
 
 def check_words(words: list[str]) -> None:
@@ -92,6 +96,33 @@ def asked_checkpoint(command: str, words: list[str]) -> Path | None:
     if given is None and (command == "fit" or {"-h", "--help", "--print_config"} & set(words)):
         return None
     return find_checkpoint(given, prefer="last" if command == "fit" else "best")
+
+
+def given_root(words: list[str]) -> str | None:
+    """Where the labelled images lie, as the command line says or, failing that, the configs."""
+    return next(filter(None, map(root_of, given_data(words))), None)
+
+
+def root_of(options: dict[Any, Any]) -> str | None:
+    """The file or folder with labels that options of data name; None if none does."""
+    return next((root for name in ROOTS if isinstance(root := options.get(name), str) and root), None)
+
+
+def given_data(words: list[str]) -> Iterator[dict[Any, Any]]:
+    """What is said of the data: what the command line says of some options; what the last config says; the one before."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data", "--data.class_path", dest="class_path", nargs="?")
+    for name in (*ROOTS, "label_column", "label_separator"):
+        parser.add_argument(f"--data.{name}", f"--data.init_args.{name}", dest=name, nargs="?")
+    parser.add_argument("-c", "--config", dest="", action="append", nargs="?", default=[])
+    given = vars(parser.parse_known_args(words)[0])
+    configs = given.pop("")
+    yield given
+    for path in reversed(configs):
+        section = read_config(path).get("data") if path and os.path.isfile(Path(path).expanduser()) else None
+        options = section if isinstance(section, dict) else {"class_path": section}
+        inner = options.get("init_args")
+        yield {**options, **(inner if isinstance(inner, dict) else {})}
 
 
 def read_config(path: str) -> dict[Any, Any]:

@@ -3,7 +3,6 @@
 import re
 import sys
 import traceback
-from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -172,16 +171,19 @@ def _explain_unknown(match: dict[str, str | None], prefix: str, message: str, pa
     name = match["flag"] or match["key"] or match["path"] or ""
     full = f"{prefix}.{name}" if prefix else name
     known = {action.dest for action in parser._actions if not action.dest.endswith("help")}
-    for class_path in _CLASS.findall(message)[-1:]:  # the innermost
+    given = _CLASS.findall(message)
+    for class_path in given[-1:]:  # the innermost
         known |= {f"{prefix}.{option}" for option in constructor_options(import_object(class_path))}
-    known |= {f"model.{option}" for option in _options_of_default(parser, "model")}
-    known |= {f"data.{option}" for option in _options_of_default(parser, "data")}
+    for part in ("model", "data"):
+        default = _default_class(parser, part)
+        if default and (prefix.partition(".")[0] != part or not given or default in given):  # else those of another class
+            known |= {f"{part}.{option}" for option in constructor_options(import_object(default))}
     return f"unknown option --{full}{near_options(full, known - {full})}"
 
 
-def _options_of_default(parser: ArgumentParser, part: str) -> Iterable[str]:
+def _default_class(parser: ArgumentParser, part: str) -> str | None:
     default = parser.get_defaults().get(part)
-    return constructor_options(import_object(default.class_path)) if default is not None and "class_path" in default else ()
+    return str(default.class_path) if default is not None and "class_path" in default else None
 
 
 def _innermost_alternatives(message: str) -> int:

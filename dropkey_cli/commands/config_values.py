@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 from jsonargparse._util import import_object
@@ -10,6 +10,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from dropkey_cli.commands.config_errors import plain_type
+from dropkey_cli.commands.signatures import constructor_hints
 from dropkey_cli.errors import InputError, did_you_mean
 
 _LARGEST = 2**63 - 1
@@ -82,7 +83,7 @@ def _check_nulls(part: str, section: Namespace) -> None:
     """Refuse null where none is meant; jsonargparse lets null pass for every argument of a class."""
     if "class_path" not in section or not isinstance(section.get("init_args"), Namespace):
         return
-    hints = get_type_hints(import_object(section.class_path).__init__)
+    hints = constructor_hints(import_object(section.class_path))
     for name, value in vars(section.init_args).items():
         hint = hints.get(name, Any)
         if value is None and hint is not Any and type(None) not in (hint, *get_args(hint)):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.defaults import default_classes
 from dropkey_cli.commands.nearest import near_options
 from dropkey_cli.commands.option_list import TRAINER
 from dropkey_cli.commands.own_options import own_options
@@ -44,7 +44,7 @@ def check_early(command: str, words: list[str]) -> None:
     configs = [read_config(path) for path in paths if _is_file(path)]
     _check_sections(configs)
     given = [*filter(None, names), *(key for config in configs for key in _keys(config))]
-    known = known_options(command)
+    known = known_options(command, words)
     _check_names(given, known, {"trainer"})
     _check_inline(words)
     checkpoint = asked_checkpoint(command, words)
@@ -58,15 +58,16 @@ def check_early(command: str, words: list[str]) -> None:
             raise InputError(f"{word}: expected one argument; write it as --option value")
 
 
-def known_options(command: str) -> set[str]:
-    """The options of a command, with those of its default classes."""
+def known_options(command: str, words: list[str]) -> set[str]:
+    """The options of a command, with those of the classes that it runs where none are named."""
     options = {"config", "print_config", "seed_everything", "trainer", "model", "data"}
     options |= {option.name for option in own_options(command)}
     options |= {"resume"} if command == "fit" else set()
     options |= set(parameter_names(TRAINER, command)) - _NOT_OPTIONS
     options |= {f"trainer.{name}" for name in parameter_names(TRAINER, "__init__")}
-    options |= {f"model.{name}" for name in constructor_options(outline(DEFAULT_TASK))}
-    return options | {f"data.{name}" for name in constructor_options(outline(DEFAULT_DATA))}
+    for part, class_path in default_classes(command, words).items():
+        options |= {f"{part}.{name}" for name in constructor_options(outline(class_path))}
+    return options
 
 
 def _check_names(names: list[str], known: set[str], parts: set[str]) -> None:

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK
+from dropkey_cli.commands.defaults import default_classes
+from dropkey_cli.commands.described import Parameter, described_parameters
 from dropkey_cli.commands.own_options import OwnOption, own_options
-from dropkey_cli.commands.signatures import Parameter, described_parameters
 from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.errors import InputError
 
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 SECTIONS = ("run", "data", "model", "dropkey", "trainer")
-CLASS_OPTIONS = {"model": DEFAULT_TASK, "data": DEFAULT_DATA}
 LONGEST = 160
 """Letters of a text of Lightning's, as far as its first sentence is not longer."""
 _WORDS = {"bool": "true|false", "str": "TEXT", "float": "NUMBER", "int": "INTEGER", "dict": "MAPPING", "list": "LIST"}
@@ -74,11 +73,11 @@ def sections(command: str, words: list[str]) -> dict[str, list[Option]]:
         command: fit, validate, test or predict.
         words: The command line: --data and --model may name other classes.
     """
-    model = class_options("model", words)
+    model = class_options("model", command, words)
     dropkey = [option for option in model if option.name.startswith("model.dropkey.")]
     return {
         "run": [*_run_options(command), *(_own(option) for option in own_options(command) if command in option.commands)],
-        "data": class_options("data", words),
+        "data": class_options("data", command, words),
         "model": [option for option in model if option not in dropkey],
         "dropkey": dropkey,
         "trainer": [_trainer(parameter, command) for parameter in described_parameters(TRAINER)],
@@ -96,19 +95,20 @@ def tool_options(command: str) -> list[Option]:
     return [*map(_own, tool.options), *nested]
 
 
-def class_options(part: str, words: list[str]) -> list[Option]:
+def class_options(part: str, command: str, words: list[str]) -> list[Option]:
     """The options of the model's or the data's class.
 
     Args:
         part: model or data.
-        words: The command line, on which --model or --data may name the class.
+        command: fit, validate, test or predict.
+        words: The command line, on which --model or --data may name the class, or --data.root something else than a folder.
 
     Raises:
         InputError: If its source cannot be found.
     """
     pairs = [(*word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=False)]
     given = [value if equals else after for name, equals, value, after in pairs if name == f"--{part}"]
-    class_path = given[-1] if given else CLASS_OPTIONS[part]
+    class_path = given[-1] if given else default_classes(command, words)[part]
     try:
         return [_of_class(parameter, part) for parameter in described_parameters(class_path)]
     except (AssertionError, OSError, SyntaxError, ValueError) as error:

@@ -30,7 +30,7 @@ from dropkey_cli.commands.checkpoint_io import DurableCheckpointIO
 from dropkey_cli.commands.command_line import asked_checkpoint, configs_first, read_config
 from dropkey_cli.commands.config_errors import OneLineParser, explain_refusal, explain_trainer
 from dropkey_cli.commands.config_values import check_trainer_options, check_values
-from dropkey_cli.commands.defaults import DEFAULT_DATA, DEFAULT_TASK, checkpoint_defaults
+from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes, named_by_root
 from dropkey_cli.commands.failures import explained
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children
@@ -95,7 +95,7 @@ class RunCLI(LightningCLI):
     def __init__(self, command: str, words: list[str], resumed: Path | None = None) -> None:
         self.command = command
         self.resumed = resumed
-        self.defaults = {"model": {"class_path": DEFAULT_TASK}, "data": {"class_path": DEFAULT_DATA}}
+        self.defaults = {part: {"class_path": class_path} for part, class_path in default_classes(command, words).items()}
         self.folder: Path | None = None
         self.signals = StopSignals()
         self.memory = MemoryAdvice()
@@ -112,7 +112,7 @@ class RunCLI(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            args=[command, *words],
+            args=[command, *named_by_root(command, words)],
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - the parser's own

@@ -153,7 +153,8 @@ def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
     """
     data, model = config.data.init_args, config.model.init_args
     if hasattr(model, "model_name"):
-        known = asdict(image_config(model.model_name, getattr(model, "model_args", None))) | known
+        channels = getattr(data, "channels", None) or known.get("channels") or 3
+        known = asdict(image_config(model.model_name, getattr(model, "model_args", None), channels=channels)) | known
     for name, value in known.items():
         if name in data and data[name] is None:
             data[name] = value

@@ -4,144 +4,68 @@ import ast
 import inspect
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from docstring_parser import parse as parse_docstring
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 
 def outline(class_path: str) -> type:
     """A class without parents and behaviour that has another's name, docstring and constructor signature.
 
-    Only what the signature names is imported.
+    Where the constructor hands its ``**options`` on to its parent or to another class, the options of that one are in the
+    place of them. Only what the signature names is imported.
 
     Args:
-        class_path: Module and name of a class that defines its own ``__init__``.
+        class_path: Module and name of a class that defines its own ``__init__``, or of a dataclass.
     """
-    file, module, original = _parse(class_path)
-    constructor = _method(original, "__init__")
-    constructor.body = [ast.Pass()]
-    docstring = original.body[:1] if ast.get_docstring(original) is not None else []
-    original.body, original.bases, original.decorator_list = [*docstring, constructor], [], []
-    code = ast.fix_missing_locations(ast.Module([*_imports_of(constructor, module), original], type_ignores=[]))
+    file, module, original = parse_class(class_path)
+    constructor, docstring = constructor_in(original), ast.get_docstring(original, clean=False)
+    imports = list(_imports_of(constructor, module))
+    name, arguments, receiver = original.name, constructor.args, receiver_of(constructor, module, original)
+    while receiver is not None:
+        _, module, original = parse_class(receiver)
+        constructor = constructor_in(original)
+        imports += _imports_of(constructor, module)
+        arguments = _joined(arguments, constructor.args)
+        docstring = _joined_docstring(docstring or "", ast.get_docstring(original) or "")
+        receiver = receiver_of(constructor, module, original)
+    constructor.args, constructor.body, constructor.decorator_list = arguments, [ast.Pass()], []
+    original.name, original.bases, original.decorator_list = name, [], []
+    original.body = [*([] if docstring is None else [ast.Expr(ast.Constant(docstring))]), constructor]
+    code = ast.fix_missing_locations(ast.Module([*imports, original], type_ignores=[]))
     namespace: dict[str, Any] = {"__name__": __name__}  # not the module's own, which jsonargparse would import
     exec(compile(code, file, "exec"), namespace)
-    outlined: type = namespace[original.name]
+    outlined: type = namespace[name]
     return outlined
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One constructor argument, as its source says.
-
-    Args:
-        name: Dotted where it is a field of a dataclass that is an argument, e.g. dropkey.ratio.
-        type: Its annotation, aliases of the module written out.
-        default: As source text; None where there is none.
-        help: What the docstring says of it, on one line.
-    """
-
-    name: str
-    type: str
-    default: str | None
-    help: str
-
-
-def described_parameters(class_path: str) -> list[Parameter]:
-    """The constructor arguments of a class, or the fields of a dataclass, with what the docstrings say; nothing is imported."""
-    _, module, cls = _parse(class_path)
-    constructor = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
-    docstrings = [ast.get_docstring(cls) or "", (constructor and ast.get_docstring(constructor)) or ""]
-    texts = {entry.arg_name: entry.description or "" for text in docstrings for entry in parse_docstring(text).params}
-    found: list[Parameter] = []
-    for name, annotation, default in _fields(cls) if constructor is None else _arguments(constructor):
-        kind = _spelled_out(annotation, module)
-        found.append(Parameter(name, ast.unparse(kind), _default(default), " ".join(texts.get(name, "").split())))
-        for path in _dataclasses_in(annotation, module):
-            found += [replace(field, name=f"{name}.{field.name}") for field in described_parameters(path)]
-    return found
-
-
-def _arguments(constructor: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
-    """Name, annotation and default of each argument but self."""
-    arguments = constructor.args
-    plain = [*arguments.posonlyargs, *arguments.args][1:]
-    for argument, default in zip(plain, [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults, strict=True):
-        yield argument.arg, argument.annotation, default
-    for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        yield argument.arg, argument.annotation, value
-
-
-def _fields(cls: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
-    for node in cls.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id, node.annotation, node.value
-
-
-def _default(value: ast.expr | None) -> str | None:
-    """A default as text, ``field(default_factory=list)`` as what it makes."""
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "field":
-        factory = next((ast.unparse(word.value) for word in value.keywords if word.arg == "default_factory"), "")
-        return {"list": "[]", "dict": "{}"}.get(factory)
-    return None if value is None else ast.unparse(value)
-
-
-class _Aliases(ast.NodeTransformer):
-    """Writes a module's own names for types out."""
-
-    def __init__(self, module: ast.Module) -> None:
-        assigned = [node for node in module.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
-        self.meanings = {node.targets[0].id: node.value for node in assigned if isinstance(node.targets[0], ast.Name)}
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self.meanings.get(node.id, node)
-
-
-def _spelled_out(annotation: ast.expr | None, module: ast.Module) -> ast.expr:
-    copied = ast.parse(ast.unparse(annotation), mode="eval").body if annotation is not None else ast.Name("Any")
-    spelled: ast.expr = _Aliases(module).visit(copied)
-    return spelled
-
-
-def _dataclasses_in(annotation: ast.expr | None, module: ast.Module) -> Iterator[str]:
-    """The class paths of this package's dataclasses that an annotation names."""
-    named = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} if annotation is not None else set()
-    for node in module.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dropkey_cli."):
-            for alias in node.names:
-                if alias.name in named and _is_dataclass(path := f"{node.module}.{alias.name}"):
-                    yield path
-
-
-def _is_dataclass(class_path: str) -> bool:
-    try:
-        decorators = _parse(class_path)[2].decorator_list
-    except AssertionError:  # a name for a type, not a class
-        return False
-    return any("dataclass" in ast.unparse(decorator) for decorator in decorators)
 
 
 def parameter_names(class_path: str, method: str) -> list[str]:
     """The parameters of a method but for self; nothing is imported."""
-    arguments = _method(_parse(class_path)[2], method).args
+    arguments = _method(parse_class(class_path)[2], method).args
     return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)][1:]
 
 
 def constructor_options(cls: type) -> set[str]:
     """Constructor arguments of a class, with one level of nested dataclasses."""
-    parameters = inspect.signature(cls).parameters
-    hints = get_type_hints(vars(cls).get("__init__", cls))
+    hints = constructor_hints(cls)
     nested = {
         f"{name}.{field.name}"
-        for name in parameters
-        for kind in (hints.get(name), *get_args(hints.get(name)))
+        for name, hint in hints.items()
+        for kind in (hint, *get_args(hint))
         if isinstance(kind, type) and is_dataclass(kind)
         for field in fields(kind)
     }
-    return set(parameters) | nested
+    return set(hints) | nested
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """The type of each constructor argument of a class, with those that its ``**options`` stand for; Any for no type."""
+    hints = {parameter.name: parameter.annotation for parameter in get_signature_parameters(cls, None)}
+    return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}
 
 
 def wrong_values(cls: type, options: dict[str, Any]) -> list[str]:
@@ -153,7 +77,7 @@ def wrong_values(cls: type, options: dict[str, Any]) -> list[str]:
         cls: A class, or its outline.
         options: Constructor arguments as plain data.
     """
-    hints = get_type_hints(vars(cls).get("__init__", cls))
+    hints = constructor_hints(cls)
     return [name for name, value in options.items() if name in hints and not _fits(value, hints[name])]
 
 
@@ -179,8 +103,11 @@ def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401 - any value, any type
     return isinstance(kind, type) and issubclass(kind, os.PathLike) and isinstance(value, str)
 
 
-def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
-    """The source file of a class, parsed, and the class in it; neither the file nor packages around it are imported."""
+def parse_class(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
+    """The source file of a class, parsed, and the class in it; neither the file nor packages around it are imported.
+
+    Where a class has no constructor of its own, they are those of its first base.
+    """
     package, *inner, name = class_path.split(".")
     spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None, f"{package} is no package"
@@ -188,7 +115,62 @@ def _parse(class_path: str) -> tuple[Path, ast.Module, ast.ClassDef]:
     module = ast.parse(file.read_text(encoding="utf-8"))
     found = next((node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name), None)
     assert found is not None, f"{file} defines no class {name}"
-    return file, module, found
+    inherits = not any(isinstance(node, ast.FunctionDef) and node.name == "__init__" for node in found.body)
+    imported = (node for node in module.body if isinstance(node, ast.ImportFrom))
+    names = {alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
+    bases = [names[ast.unparse(base)] for base in found.bases[:1] if ast.unparse(base) in names]
+    return parse_class(bases[0]) if inherits and bases else (file, module, found)
+
+
+def constructor_in(cls: ast.ClassDef) -> ast.FunctionDef:
+    """The ``__init__`` of a class, or the one that a dataclass would get."""
+    if not any("dataclass" in ast.unparse(decorator) for decorator in cls.decorator_list):
+        return _method(cls, "__init__")
+    constructor = ast.parse("def __init__(self): ...").body[0]
+    assert isinstance(constructor, ast.FunctionDef)
+    fields_of_it = [node for node in cls.body if isinstance(node, ast.AnnAssign)]
+    constructor.args.kwonlyargs = [ast.arg(ast.unparse(node.target), node.annotation) for node in fields_of_it]
+    constructor.args.kw_defaults = [node.value for node in fields_of_it]
+    return constructor
+
+
+def receiver_of(constructor: ast.FunctionDef, module: ast.Module, cls: ast.ClassDef) -> str | None:
+    """The class that a constructor hands its ``**options`` on to, by module and name; None if it has none."""
+    if constructor.args.kwarg is None:
+        return None
+    options = constructor.args.kwarg.arg
+    calls = [node for node in ast.walk(constructor) if isinstance(node, ast.Call)]
+    takes_them = (call for call in calls if any(word.arg is None and _is_name(word.value, options) for word in call.keywords))
+    called = next((ast.unparse(call.func) for call in takes_them), None)
+    if called is None:
+        return None
+    name = ast.unparse(cls.bases[0]) if called == "super().__init__" else called
+    imported = (node for node in module.body if isinstance(node, ast.ImportFrom))
+    paths = [f"{node.module}.{alias.name}" for node in imported for alias in node.names if name == alias.name]
+    assert paths, f"{cls.name} hands its options to {name}, which its module does not import"
+    return paths[0]
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _joined(own: ast.arguments, handed_on: ast.arguments) -> ast.arguments:
+    """A signature with the keywords of another one in the place of its ``**options``."""
+    named = {argument.arg for argument in (*own.posonlyargs, *own.args, *own.kwonlyargs)}
+    further = zip(handed_on.kwonlyargs, handed_on.kw_defaults, strict=True)
+    added = [(argument, default) for argument, default in further if argument.arg not in named]
+    own.kwonlyargs += [argument for argument, _ in added]
+    own.kw_defaults += [default for _, default in added]
+    own.kwarg = handed_on.kwarg
+    return own
+
+
+def _joined_docstring(own: str, handed_on: str) -> str:
+    """A docstring with the arguments that another one explains; where both explain one, its own is the last."""
+    head, _, explained = inspect.cleandoc(own).partition("\nArgs:\n")
+    further = handed_on.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    return f"{head}\nArgs:\n{further}\n{explained}"
 
 
 def _method(cls: ast.ClassDef, name: str) -> ast.FunctionDef:
@@ -202,6 +184,6 @@ def _imports_of(constructor: ast.FunctionDef, module: ast.Module) -> Iterator[as
     needed = {node.id for node in ast.walk(constructor.args) if isinstance(node, ast.Name)}
     for node in module.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            node.names = [alias for alias in node.names if (alias.asname or alias.name) in needed]
-            if node.names:
-                yield node
+            used = [alias for alias in node.names if (alias.asname or alias.name) in needed]
+            if used:
+                yield ast.ImportFrom(node.module, used, node.level) if isinstance(node, ast.ImportFrom) else ast.Import(used)

@@ -1,18 +1,21 @@
-"""Checks class folders: unreadable files, the same image in two splits, labels that conflict, classes without images."""
+"""Checks class folders and tables: unreadable files, one image in two splits or with two labels, classes without images."""
 
 import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import DataLoader, Dataset
 
+from dropkey_cli.data.arrays import check_header
 from dropkey_cli.data.class_folders import check_classes, find_classes, find_splits, list_samples
-from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.inspection import NOTES, Finding, content_hash, inspect_file
-from dropkey_cli.data.reading import Names, open_image
+from dropkey_cli.data.reading import Names
+from dropkey_cli.data.table_rows import TableOptions, read_tables, sorted_classes
 from dropkey_cli.errors import InputError, one_line
 
 _FILES_PER_TASK = 16
@@ -26,7 +29,7 @@ class Progress(Protocol):
 
 
 class Image(NamedTuple):
-    """One listed file, with the split and the class whose folders it lies in."""
+    """One listed file, with its split and its class; several classes have a | between them."""
 
     path: str
     split: str
@@ -79,22 +82,63 @@ class Report:
         return missing_classes(self.images)
 
 
-def check_folder(root: str | None, *, num_workers: int, progress: Progress | None = None) -> Report:
+def check_folder(root: str | None, *, num_workers: int, channels: int = 3, progress: Progress | None = None) -> Report:
     """Read every image in class folders.
 
     Args:
         root: Folder with train/, val/ and test/ as far as they exist, or with the classes themselves.
         num_workers: Processes that read; 0 reads in this one.
+        channels: The channels that the model sees.
         progress: Shows how far it is.
 
     Raises:
         InputError: If the folders are no such layout, or a split has no image.
     """
-    class_names, images = _list_images(root)
-    counts = {split: dict.fromkeys(class_names, 0) for split in dict.fromkeys(image.split for image in images)}
-    for image in images:
-        counts[image.split][image.class_name] += 1
-    findings: list[Finding] = _in_processes(inspect_file, [image.path for image in images], num_workers, progress, "reading")
+    folders = find_splits(root)
+    named_by = [folders["train"]] if "train" in folders else list(folders.values())
+    class_names = sorted({name for folder in named_by for name in find_classes(folder)})
+    check_classes(folders, class_names)
+    samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
+    return _check_samples(samples, class_names, num_workers, channels, progress)
+
+
+def check_table(
+    root: str, columns: TableOptions, *, num_workers: int, channels: int = 3, progress: Progress | None = None
+) -> Report:
+    """Read every image that a table lists, as `check_folder` does.
+
+    Args:
+        root: The table.
+        columns: How it is read.
+        num_workers: Processes that read; 0 reads in this one.
+        channels: The channels that the model sees.
+        progress: Shows how far it is.
+
+    Raises:
+        InputError: If the table cannot be read, or a row in it cannot be used.
+    """
+    rows = read_tables({None: root}, columns)
+    class_names = sorted_classes(rows.names("train") or rows.names("val") | rows.names("test"))
+    samples = rows.samples(class_names, look=False)
+    if not samples:
+        raise InputError(f"{root!r} has no rows; expected an image and its label in each; check the file")
+    return _check_samples(samples, class_names, num_workers, channels, progress)
+
+
+def _check_samples(
+    samples: Mapping[str, Sequence[Sample]], class_names: list[str], num_workers: int, channels: int, progress: Progress | None
+) -> Report:
+    counts = {split: dict.fromkeys(class_names, 0) for split in _in_order(samples)}
+    images: list[Image] = []
+    for split, of_classes in counts.items():
+        for sample in samples[split]:
+            names = [class_names[label] for label in classes_of(sample)]
+            images.append(Image(sample.path, split, "|".join(names)))
+            for name in names:
+                of_classes[name] += 1
+    findings: list[Finding] = _in_processes(
+        partial(inspect_file, channels=channels), [image.path for image in images], num_workers, progress, "reading"
+    )
     found = list(zip(images, findings, strict=True))
     readable = [(image, finding) for image, finding in found if not finding.error]
     groups = _same_content(readable, num_workers, progress)
@@ -108,12 +152,13 @@ def check_folder(root: str | None, *, num_workers: int, progress: Progress | Non
     )
 
 
-def refuse_unreadable(root: str | None, splits: Sequence[Names], *, limit: int = 1000) -> None:
+def refuse_unreadable(root: str | None, splits: Sequence[Names], *, channels: int = 3, limit: int = 1000) -> None:
     """Open the headers of some images, evenly spread over the splits and always the same ones.
 
     Args:
         root: The folder that the user gave.
         splits: The files of each split.
+        channels: The channels that the model sees.
         limit: How many headers are opened at most, about.
 
     Raises:
@@ -122,12 +167,13 @@ def refuse_unreadable(root: str | None, splits: Sequence[Names], *, limit: int =
     total = sum(map(len, splits))
     step = max(1, math.ceil(total / limit))
     opened = [paths[position] for paths in splits for position in range(0, len(paths), step)]
-    broken = [f"{path!r} ({error})" for path in opened if (error := _header_error(path))]
+    broken = [f"{path!r} ({error})" for path in opened if (error := _header_error(path, channels))]
     if broken:
         looked_at = f"all {total} images" if step == 1 else f"{len(opened)} of {total} images looked at"
+        of = "" if channels == 3 else f" --channels {channels}"
         raise InputError(
             f"of {looked_at}, {len(broken)} cannot be read: {', '.join(broken[:5])}{', …' if len(broken) > 5 else ''}; "
-            f"expected images; dropkey check {shlex.quote(str(root))} lists every one: repair or remove them, "
+            f"expected images; dropkey check {shlex.quote(str(root))}{of} lists every one: repair or remove them, "
             "or leave them out with --data.on_error skip"
         )
 
@@ -139,7 +185,8 @@ def missing_note(samples: Mapping[str, Sequence[Sample]], class_names: Sequence[
         samples: The images of each split.
         class_names: The classes in label order.
     """
-    counted = {split: Counter(class_names[sample.label] for sample in samples[split]) for split in _in_order(samples)}
+    labels = {split: (label for sample in samples[split] for label in classes_of(sample)) for split in _in_order(samples)}
+    counted = {split: Counter(class_names[label] for label in labels[split]) for split in labels}
     gaps = missing_classes({split: {name: counts[name] for name in class_names} for split, counts in counted.items()})
     named = {split: ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "") for split, names in gaps.items()}
     sentences = [f"{split} has no image of {len(names)} class(es): {named[split]}." for split, names in gaps.items()]
@@ -158,19 +205,6 @@ def missing_classes(images: Mapping[str, Mapping[str, int]]) -> dict[str, list[s
 
 def _in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=("train", "val", "test").index)
-
-
-def _list_images(root: str | None) -> tuple[list[str], list[Image]]:
-    """The classes in label order, and every image of every split."""
-    folders = find_splits(root)
-    named_by = [folders["train"]] if "train" in folders else list(folders.values())
-    class_names = sorted({name for folder in named_by for name in find_classes(folder)})
-    check_classes(folders, class_names)
-    return class_names, [
-        Image(sample.path, split, class_names[sample.label])
-        for split in _in_order(folders)
-        for sample in list_samples(folders[split], class_names)
-    ]
 
 
 def _same_content(readable: list[tuple[Image, Finding]], num_workers: int, progress: Progress | None) -> list[list[Image]]:
@@ -193,10 +227,10 @@ def _count_notes(readable: list[tuple[Image, Finding]]) -> dict[str, Note]:
     return {name: Note(NOTES[name], len(paths), paths[0]) for name, paths in examples.items() if paths}
 
 
-def _header_error(path: str) -> str:
+def _header_error(path: str, channels: int) -> str:
     try:
-        with open_image(path):
-            return ""
+        check_header(path, channels)
+        return ""
     except OSError as error:
         return one_line(error)
 

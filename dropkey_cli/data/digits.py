@@ -68,7 +68,7 @@ class Digits(ImageData):
                 [Sample(names[position], labels[position]) for position in positions],
                 train if split == "train" else eval_transform(preprocessing),
                 image_size=preprocessing.image_size,
-                images=[to_image(digits.images[position]) for position in positions],
+                read=[to_image(digits.images[position]) for position in positions].__getitem__,
             )
 
     def _train_transform(self, preprocessing: Preprocessing) -> Transform:

@@ -1,18 +1,24 @@
 """Images in class folders: the folder name is the class; missing splits are made here, reproducibly."""
 
 import os
-from typing import Literal
+from contextlib import suppress
+from typing import Any
 
-from dropkey_cli.data.check import missing_note, refuse_unreadable
-from dropkey_cli.data.class_folders import LAYOUT, check_classes, check_counts, find_classes, find_splits, list_samples
-from dropkey_cli.data.dataset import ImageDataset, Sample
-from dropkey_cli.data.module import ImageData
-from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
-from dropkey_cli.data.split import stratified_split
+from dropkey_cli.data.class_folders import (
+    LAYOUT,
+    check_classes,
+    check_counts,
+    class_images,
+    find_classes,
+    find_splits,
+    holds_runs,
+    list_samples,
+)
+from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.errors import InputError
 
 
-class ImageFolder(ImageData):
+class ImageFolder(ImageFiles):
     """Images in class folders: ROOT/train/CLASS/, ROOT/val/CLASS/ and ROOT/test/CLASS/, or just ROOT/CLASS/.
 
     A validation split that is not there is held out from the training images, class by class, always the same one.
@@ -22,141 +28,32 @@ class ImageFolder(ImageData):
         root: Folder with the images. In prediction: an image, a folder that is searched with its sub-folders, a pattern in
             quotes ('photos/*.jpg'), a table (.csv, .tsv, .jsonl, .parquet) with a column path, a list (.txt), or - for a list
             on standard input.
-        val_fraction: Share of each class held out for validation where there is no val/, validation/ or valid/.
-        test_fraction: Share of each class held out for the test where there is no test/; 0 holds out none.
-        split_seed: Which images are held out; the same number and file names give the same split, and an image that is
-            added or removed moves at most one other of its class.
-        class_names: Classes in label order. By default the training folders', sorted; in test and validation the
-            checkpoint's.
-        image_size: Height and width that the model sees, in pixels.
-        mean: Mean of red, green and blue, for values in [0, 1].
-        std: Standard deviation of red, green and blue, for values in [0, 1].
-        interpolation: How images are resized, e.g. ``bicubic``.
-        crop_pct: Share of the resized image that the centre crop keeps in evaluation.
-        crop_mode: What evaluation does with an image that is not square: center, squash or border.
-        crop_scale: Smallest and largest share of the area that a training crop covers.
-        hflip: Probability of mirroring a training image left and right.
-        on_error: What an image that cannot be read does: raise ends the run with its name; skip leaves it out, of training
-            and of metrics, names it and counts it.
-        batch_size: Images per step and device.
-        num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
     """
 
-    def __init__(
-        self,
-        root: str | None = None,
-        *,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.0,
-        split_seed: int = 0,
-        class_names: list[str] | None = None,
-        image_size: int | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
-        interpolation: str | None = None,
-        crop_pct: float | None = None,
-        crop_mode: str | None = None,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        hflip: float = 0.5,
-        on_error: Literal["raise", "skip"] = "raise",
-        batch_size: int = 64,
-        num_workers: int | None = None,
-    ) -> None:
-        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers)
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
-        self.class_names = list(class_names or [])
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.interpolation = interpolation
-        self.crop_pct = crop_pct
-        self.crop_mode = crop_mode
-        self.crop_scale = crop_scale
-        self.hflip = hflip
-        self.on_error = on_error
+    def __init__(self, root: str | None = None, **options: Any) -> None:  # noqa: ANN401 - those of ImageFiles
+        super().__init__(root=root, **options)
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images reach the model.
-
-        Raises:
-            InputError: If one of the five values is neither given nor filled in from the model.
-        """
-        size, mean, std = self.image_size, self.mean, self.std
-        interpolation, crop_pct = self.interpolation, self.crop_pct
-        if size is None or mean is None or std is None or interpolation is None or crop_pct is None:
-            names = ("image_size", "mean", "std", "interpolation", "crop_pct")
-            missing = [name for name in names if getattr(self, name) is None]
-            raise InputError(
-                f"{', '.join(missing)} not given and not known from the model; "
-                f"give {', '.join('--data.' + name for name in missing)}"
-            )
-        return Preprocessing(size, mean, std, interpolation, crop_pct, self.crop_mode or "center")
-
-    def setup(self, stage: str) -> None:
-        """Find the images; refuse unreadable ones before anything is computed, as far as a quick look shows them."""
-        super().setup(stage)
-        if self.on_error == "raise":
-            used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
-            refuse_unreadable(self.root, [self.splits[split].paths for split in used if split in self.splits])
+    def prepare_data(self) -> None:
+        """Let one process per machine list the images, which takes minutes on some drives, for the others to read its list."""
+        trainer = self.trainer
+        if trainer is not None and trainer.state.fn != "predict" and trainer.world_size > 1:
+            with suppress(InputError):  # which every process says in setup
+                for folder in find_splits(self.root).values():
+                    class_images(folder, channels=self.preprocessing.channels)
 
     def read_splits(self) -> None:
         """Find the images of every split; hold out those that have no folder."""
-        preprocessing = self.preprocessing
-        train = train_transform(preprocessing, crop_scale=self.crop_scale, hflip=self.hflip)
         folders = find_splits(self.root)
         if not self.class_names and "train" not in folders:
             raise InputError(f"{self.root!r} has no train/ that names the classes; {LAYOUT}; add train/")
+        channels = self.preprocessing.channels
         class_names = self.class_names or find_classes(folders["train"])
         check_classes(folders, class_names)
-        samples = {split: list_samples(folder, class_names) for split, folder in folders.items()}
+        samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
         if "train" in samples:
-            shares = self._shares_to_hold_out(samples)
-            check_counts(samples["train"], folders["train"], class_names, minimum=1 + len(shares))
-            samples |= self._hold_out(samples["train"], shares)
-        self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
-        self.class_names = class_names
-        self.splits = {
-            split: ImageDataset(
-                samples[split],
-                train if split == "train" else eval_transform(preprocessing),
-                image_size=preprocessing.image_size,
-                on_error=self.on_error,
-            )
-            for split in ("train", "val", "test")
-            if split in samples
-        }
-
-    def _shares_to_hold_out(self, samples: dict[str, list[Sample]]) -> dict[str, float]:
-        """Share of the training images for each split that has no folder of its own."""
-        if "test" in samples and self.test_fraction:
-            raise InputError(
-                f"test_fraction is {self.test_fraction!r}, but {self.root!r} has test/ already; expected one of them; "
-                "give --data.test_fraction 0"
-            )
-        shares = {} if "val" in samples else {"val": self.val_fraction}
-        if self.test_fraction:
-            shares["test"] = self.test_fraction
-        for split, share in shares.items():
-            if not 0 < share < 1:
-                raise InputError(
-                    f"{split}_fraction is {share!r}; expected a share between 0 and 1; "
-                    f"give e.g. --data.{split}_fraction 0.2, or put images in {split}/"
-                )
-        if sum(shares.values()) >= 1:
-            raise InputError(
-                f"val_fraction {self.val_fraction!r} and test_fraction {self.test_fraction!r} leave nothing "
-                "to train on; expected less than 1 together; give e.g. --data.val_fraction 0.2 --data.test_fraction 0.1"
-            )
-        return shares
-
-    def _hold_out(self, pool: list[Sample], shares: dict[str, float]) -> dict[str, list[Sample]]:
-        if not shares:
-            return {"train": pool}
-        names = [os.path.relpath(sample.path, self.root).replace(os.sep, "/") for sample in pool]
-        parts = stratified_split(names, [sample.label for sample in pool], shares, seed=self.split_seed)
-        held = " and ".join(f"{len(parts[split])} for {split} ({share:.0%})" for split, share in shares.items())
-        self.split_note = f"Of {len(pool)} images, {held} are held out of training (split_seed {self.split_seed})."
-        return {split: [pool[position] for position in positions] for split, positions in parts.items()}
+            num_parts = 1 + len(self.shares_to_hold_out([*samples]))
+            check_counts(samples["train"], folders["train"], class_names, minimum=num_parts)
+        self.make_splits(samples, class_names, base=os.path.expanduser(str(self.root)))
+        if "train" in folders and holds_runs(folders["train"]):
+            note = "runs/ holds dropkey's runs: it is no class."
+            self.split_note = f"{self.split_note} {note}" if self.split_note else note

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dropkey_cli.data.reading import load_image, open_image, orientation
+from dropkey_cli.data.arrays import is_array, load_picture
+from dropkey_cli.data.reading import open_image, orientation
 from dropkey_cli.errors import one_line
 
 # What is read all the same, by a short name for programs.
@@ -22,6 +23,7 @@ NOTES = {
     "large": "so large that Pillow warns of them, and slow to read",
     "tiny": "less than 8 pixels high or wide",
 }
+_TO_RGB = ("cmyk", "palette", "transparency", "grey")
 _TINY = 8
 
 
@@ -33,17 +35,21 @@ class Finding(NamedTuple):
     notes: tuple[str, ...]
 
 
-def inspect_file(path: str) -> Finding:
+def inspect_file(path: str, channels: int = 3) -> Finding:
     """Read an image as training does, and say what was found.
 
     Args:
         path: The file.
+        channels: The channels that the model sees.
     """
     try:
-        load_image(path)
+        load_picture(path, channels)
         size = os.path.getsize(path)
+        if is_array(path):
+            return Finding(size, "", ())
         with open_image(path) as image:
-            return Finding(size, "", _notes(image, path))
+            notes = _notes(image, path)
+            return Finding(size, "", tuple(note for note in notes if channels == 3 or note not in _TO_RGB))
     except OSError as error:
         return Finding(0, one_line(error), ())
 

@@ -31,16 +31,21 @@ class TrainSampler(DistributedSampler[Draw]):
     So a resumed run sees the images, augmented alike, that the uninterrupted run would have seen. As torch's
     DistributedSampler, it repeats a few images where their number is no multiple of the number of processes.
 
+    With ``repeats``, that many epochs share one order in which each image stands so often in a row; each epoch takes its part
+    of it. So the copies go to different processes, an epoch has as many images as ever, and all are used equally often.
+
     Args:
         dataset: What is sampled; only its length matters.
         seed: The run's seed.
+        repeats: How often an image is used in a row, each time augmented differently.
         num_replicas: Number of processes.
         rank: This process.
     """
 
-    def __init__(self, dataset: Sized, *, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, dataset: Sized, *, seed: int, repeats: int = 1, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(cast(Dataset[Draw], dataset), num_replicas, rank, shuffle=True, seed=derived_seed(seed) >> 1)
         self.run_seed = seed
+        self.repeats = repeats
         self._start = 0
 
     def start_at(self, epoch: int, position: int) -> None:
@@ -55,10 +60,20 @@ class TrainSampler(DistributedSampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         """This process's images of the epoch."""
-        order = list(cast(Iterator[int], super().__iter__()))[self._start :]
-        self._start = 0
+        num_images = len(cast(Sized, self.dataset))
         epoch = self.epoch  # the iterator may outlive a set_epoch
-        return (Draw(position, derived_seed(self.run_seed, epoch, position)) for position in order)
+        shared_order, part = divmod(epoch, self.repeats)
+        generator = torch.Generator().manual_seed(self.seed + shared_order)
+        order = torch.randperm(num_images, generator=generator)
+        own = torch.arange(self.rank, self.total_size, self.num_replicas)[self._start :]
+        places = part * num_images + own % num_images  # in the order with its repeats
+        self._start = 0
+        positions, copies = order[places // self.repeats].tolist(), (places % self.repeats).tolist()
+        return (
+            # The first copy has the seed that it would have without repeats
+            Draw(position, derived_seed(self.run_seed, epoch, position, *([copy] if copy else [])))
+            for position, copy in zip(positions, copies, strict=True)
+        )
 
 
 class EvalSampler(DistributedSampler[int]):

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from lightning import LightningDataModule
@@ -15,9 +16,11 @@ from dropkey_cli.errors import InputError
 
 
 class ImageData(LightningDataModule):
-    """Images with one class each. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
+    """Images with labels. A source gives ``preprocessing`` and fills the rest in ``read_splits``.
 
     Attributes:
+        remedy: How a split gets images, with {} for its name.
+        multi_label: Whether an image may have any number of classes, and not exactly one.
         class_names: Name of each class, in label order; complete after ``setup``.
         splits: The data sets ``train``, ``val`` and, where there is one, ``test``; filled by ``setup``.
         split_note: One sentence about a split that was made here, or None.
@@ -26,15 +29,22 @@ class ImageData(LightningDataModule):
         root: The images to predict, as `paths_of` takes them; sources that read folders also find their splits here.
         batch_size: Images per step and device.
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
+        repeats: How often an epoch uses an image, each time augmented anew.
     """
 
-    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None) -> None:
+    remedy = "put images in {}/"
+    multi_label = False
+
+    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None, repeats: int = 1) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}; expected 1 or more; give e.g. --data.batch_size 64")
         if num_workers is not None and num_workers < 0:
             raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --data.num_workers 4")
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats!r}; expected 1 or more; give e.g. --data.repeats 1")
         self.root = root
+        self.repeats = repeats
         self.batch_size = batch_size
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.class_names: list[str] = []
@@ -64,39 +74,47 @@ class ImageData(LightningDataModule):
         names = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
         sizes = " · ".join(f"{split} {len(dataset)}" for split, dataset in self.splits.items())
         image = self.preprocessing
-        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (image.mean, image.std))
+        mean, std = (_listed(values) for values in (image.mean, image.std))
         lines = [("data", f"{len(self.class_names)} classes ({names}); images: {sizes}; batches of {self.batch_size}")]
         if self.split_note:
             lines.append(("split", self.split_note))
         size = f"{image.image_size} × {image.image_size}"
-        return [*lines, ("images", f"{size} pixels, {image.interpolation}, mean {mean}, std {std}")]
+        channels = "" if image.channels == 3 else f"{image.channels} channel(s), "
+        return [*lines, ("images", f"{size} pixels, {channels}{image.interpolation}, mean {mean}, std {std}")]
 
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""
-        dataset = self._split("train", "put images in train/")
-        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), **process_of(self.trainer)))
+        dataset = self._split("train", self.remedy.format("train"))
+        processes = process_of(self.trainer)
+        return self._loader(dataset, TrainSampler(dataset, seed=run_seed(self.trainer), repeats=self.repeats, **processes))
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The validation images, in order."""
-        return self._eval_loader(self._split("val", "put images in val/"))
+        return self._eval_loader(self._split("val", self.remedy.format("val")))
 
     def test_dataloader(self) -> DataLoader[Example]:
         """The test images, in order."""
-        remedy = "put images in test/, give --data.test_fraction 0.1 when training, or use dropkey validate"
+        remedy = f"{self.remedy.format('test')}, give --data.test_fraction 0.1 when training, or use dropkey validate"
         return self._eval_loader(self._split("test", remedy))
 
     def predict_dataloader(self) -> DataLoader[Example]:
         """The images that ``root`` stands for, in order; one that cannot be read says so in its ``error`` and stops nothing."""
         if self.root is None:
             raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
-        samples = [Sample(path, NO_LABEL) for path in self._paths(self.root)]
         preprocessing = self.preprocessing
-        dataset = ImageDataset(samples, eval_transform(preprocessing), image_size=preprocessing.image_size, on_error="record")
+        samples = [Sample(path, NO_LABEL) for path in self._paths(self.root, preprocessing.channels)]
+        dataset = ImageDataset(
+            samples,
+            eval_transform(preprocessing),
+            image_size=preprocessing.image_size,
+            channels=preprocessing.channels,
+            on_error="record",
+        )
         return self._eval_loader(dataset)
 
-    def _paths(self, root: str) -> list[str]:
+    def _paths(self, root: str, channels: int) -> list[str]:
         if root != STDIN or self.trainer is None:
-            return paths_of(root)
+            return paths_of(root, channels=channels)
         own = paths_of(root) if self.trainer.is_global_zero else []  # only one process can read what comes in once
         paths: list[str] = self.trainer.strategy.broadcast(own)
         if not paths:
@@ -129,6 +147,10 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values[:4]) + (" …" if len(values) > 4 else "")
 
 
 def default_num_workers() -> int:

@@ -1,28 +1,27 @@
 """The images to predict: what a file, folder, pattern, table or list, or standard input, stands for."""
 
-import csv
 import glob
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dropkey_cli.data.reading import is_image_file, list_images
+from dropkey_cli.data.table_file import open_table
 from dropkey_cli.errors import InputError
 
 STDIN = "-"
-COLUMN = "path"
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-def paths_of(root: str) -> list[str]:
+def paths_of(root: str, *, channels: int = 3) -> list[str]:
     """The images that ``--data.root`` stands for, in order; those that a list names need not be there.
 
     Args:
         root: An image; a folder, searched with its sub-folders; a pattern such as ``photos/*.jpg`` or ``photos/**``; a table
             (.csv, .tsv, .jsonl, .parquet) with a column ``path``, or a list (.txt) with a path per line, whose relative paths
             start at the file's own folder; ``-``: a list on standard input, whose relative paths start here.
+        channels: The channels that the model sees: which files of a folder or pattern are images.
 
     Raises:
         InputError: If it does not exist, cannot be read, or names no image.
@@ -30,11 +29,14 @@ def paths_of(root: str) -> list[str]:
     if root == STDIN:
         return split_lines(sys.stdin.buffer.read())
     path = Path(root).expanduser()
-    if read := _READERS.get(path.suffix.lower() if os.path.isfile(path) else ""):
-        return _listed(path, read)
+    kind = path.suffix.lower() if os.path.isfile(path) else ""
+    if kind == ".txt":
+        return _beside(path, split_lines(path.read_bytes()))
+    if kind in TABLES:
+        return _beside(path, open_table(path).paths())
     if glob.has_magic(root) and not os.path.exists(path):
-        return _matching(path)
-    return list_images(root)
+        return _matching(path, channels)
+    return list_images(root, channels=channels)
 
 
 def split_lines(text: bytes) -> list[str]:
@@ -44,70 +46,19 @@ def split_lines(text: bytes) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def _listed(path: Path, read: Callable[[Path], Iterator[Any]]) -> list[str]:
+def _beside(path: Path, names: Iterable[str]) -> list[str]:
+    """Names in a file, relative to its folder; an empty one leads to the folder, and so to a row with an error."""
     folder = "" if path.parent == Path() else path.parent
-    try:
-        # An empty cell leads to the folder, and so to a row with an error
-        found = [os.path.join(folder, "" if given is None else str(given)) or "." for given in read(path)]
-    except InputError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:  # no UTF-8, no JSON, no table
-        raise InputError(f"--data.root {str(path)!r} cannot be read ({error}): check the file") from error
+    found = [os.path.join(folder, name) or "." for name in names]
     if not found:
         raise InputError(f"--data.root {str(path)!r} names no image: it is empty; give a table or list with a path per row")
     return found
 
 
-def _read_list(path: Path) -> Iterator[str]:
-    yield from split_lines(path.read_bytes())
-
-
-def _read_csv(path: Path) -> Iterator[str]:
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        _check_column(path, list(rows.fieldnames or []))
-        for row in rows:
-            yield row[COLUMN]
-
-
-def _read_json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line in filter(str.strip, file):
-            row = json.loads(line)
-            _check_column(path, list(row) if isinstance(row, dict) else [])
-            yield row[COLUMN]
-
-
-def _read_parquet(path: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(f"{str(path)!r} needs pyarrow: pip install 'dropkey[parquet]', or give a .csv or .jsonl") from error
-    with parquet.ParquetFile(path) as file:
-        _check_column(path, file.schema_arrow.names)
-        for batch in file.iter_batches(columns=[COLUMN]):
-            yield from batch.column(0).to_pylist()
-
-
-def _check_column(path: Path, names: list[str]) -> None:
-    if COLUMN not in names:
-        found = ", ".join(names[:10]) or "none"
-        raise InputError(f"--data.root {str(path)!r} has no column {COLUMN!r} (columns: {found}): name one so")
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_json_lines,
-    ".parquet": _read_parquet,
-    ".txt": _read_list,
-}
-
-
-def _matching(pattern: Path) -> list[str]:
+def _matching(pattern: Path, channels: int) -> list[str]:
     """The images among what a pattern matches, sorted as a folder's are."""
     found = glob.glob(str(_literal_front(pattern)), recursive=True)
-    images = [path for path in found if is_image_file(path) and not os.path.isdir(path)]
+    images = [path for path in found if is_image_file(path, channels=channels) and not os.path.isdir(path)]
     if not images:
         among = f"{len(found)} files and folders, no image among them" if found else "nothing"
         raise InputError(f"--data.root {str(pattern)!r} matches {among}; expected e.g. 'photos/*.jpg' or 'photos/**'")

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import timm
@@ -25,14 +26,15 @@ _NOT_SHAPING = ("pretrained_cfg_overlay", "dynamic_img_size")
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """The images that a network's weights were trained on: side length in pixels, statistics, resizing, crop."""
+    """The images that a network's weights were trained on: side length in pixels, channels, statistics, resizing, crop."""
 
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str
     crop_pct: float
     crop_mode: str
+    channels: int = 3
 
 
 def pretrained_config(model_name: str) -> PretrainedCfg:
@@ -55,19 +57,45 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
     return config if config is not None else PretrainedCfg()
 
 
-def image_config(model_name: str, model_args: dict[str, Any] | None = None) -> ImageConfig:
-    """The images that the weights of ``model_name``, or those in ``model_args``, were made for."""
+def image_config(model_name: str, model_args: dict[str, Any] | None = None, *, channels: int = 3) -> ImageConfig:
+    """The images that the weights of ``model_name``, or those in ``model_args``, were made for.
+
+    Args:
+        model_name: timm's name, with or without the weights' tag.
+        model_args: Further arguments of its constructor; they may name other weights.
+        channels: Channels of the images; where they are not those of the weights, all have the average of their statistics,
+            as in timm's loader.
+
+    Raises:
+        InputError: If timm has no such model, or the number of channels cannot be.
+    """
+    if not 1 <= channels <= 10_000:
+        raise InputError(f"channels is {channels!r}; expected 1 to 10000; give --data.channels 3")
     config = weights_config(model_name, model_args)
-    mean, std = (_of_colours(name, getattr(config, name)) for name in ("mean", "std"))
-    return ImageConfig(max(config.input_size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
+    mean, std = (
+        tuple(values) if len(values) == channels else (fmean(values),) * channels for values in (config.mean, config.std)
+    )
+    size = max(config.input_size[1:])
+    return ImageConfig(size, mean, std, config.interpolation, config.crop_pct, config.crop_mode, channels)
 
 
-def _of_colours(name: str, values: tuple[float, ...]) -> tuple[float, float, float]:
-    """One number for each colour; one alone counts for all of them."""
-    if len(values) not in (1, 3):
-        raise InputError(f"the model has {name} {list(values)!r}, for {len(values)} channels; give --data.{name} for three")
-    red, green, blue = values if len(values) == 3 else 3 * tuple(values)
-    return red, green, blue
+def with_channels(model_args: dict[str, Any], channels: int) -> dict[str, Any]:
+    """The arguments of a network's constructor for images of so many channels.
+
+    Args:
+        model_args: Those that were asked for.
+        channels: Channels of the images.
+
+    Raises:
+        InputError: If they ask for another number.
+    """
+    given = model_args.get("in_chans", channels)
+    if given != channels:
+        raise InputError(
+            f"model_args has in_chans {given!r}, but the images have {channels} channels; expected the same; "
+            f"leave it out and give --data.channels {given}"
+        )
+    return model_args if channels == 3 else {**model_args, "in_chans": channels}
 
 
 def create_model(

@@ -9,10 +9,11 @@ from torchmetrics import MetricCollection
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.data.loading import run_seed
 from dropkey_cli.method.settings import DropKeySettings
-from dropkey_cli.models.factory import describe_weights, image_config
+from dropkey_cli.models.factory import describe_weights, image_config, with_channels
 from dropkey_cli.models.loading import taken_line
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
+from dropkey_cli.tasks.labels import check_labels
 from dropkey_cli.tasks.losses import binary_cross_entropy, class_weights_of, cross_entropy, normalized_sigmoid
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.mixing import BatchMixing
@@ -29,6 +30,7 @@ class Classification(PredictingModule):
     Attributes:
         monitor: The metric whose highest value marks the best checkpoint.
         monitor_meaning: What it is, for the plan.
+        multi_label: Whether an image may have any number of classes, and not exactly one.
 
     Args:
         model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224; or a model of the
@@ -64,6 +66,7 @@ class Classification(PredictingModule):
     loss_weights: Tensor | None  # (K,), where classes are weighted
     monitor = "val/balanced_acc"
     monitor_meaning = "the mean over classes (val/acc1 where they are even)"
+    multi_label = False
 
     def __init__(
         self,
@@ -133,7 +136,10 @@ class Classification(PredictingModule):
         if self.network is not None:
             return
         data = self.data
-        size = data.preprocessing.image_size
+        if not self.trainer.predicting:
+            check_labels(several=getattr(data, "multi_label", False), takes_several=self.multi_label)
+        size, channels = data.preprocessing.image_size, data.preprocessing.channels
+        model_args = with_channels(self.model_args, channels)
         # Weights that a checkpoint replaces are not fetched.
         pretrained = self.pretrained and self.trainer.ckpt_path is None
         num_classes = len(data.class_names)
@@ -142,13 +148,13 @@ class Classification(PredictingModule):
             num_classes=num_classes,
             image_size=size,
             pretrained=pretrained,
-            model_args=self.model_args,
+            model_args=model_args,
             class_names=list(data.class_names),
             drop_path=self.drop_path,
             patch_drop=self.patch_drop,
         )
         if self.dropkey is not None:
-            images = torch.empty(2, 3, size, size, device="meta")
+            images = torch.empty(2, channels, size, size, device="meta")
             with self.trainer.profiler.profile("apply_dropkey"):  # type: ignore[attr-defined]  # Lightning sets it
                 self.dropkey_plan = apply_dropkey(self.network, self.dropkey, example_inputs=(images,))
         if self.mc_samples:
@@ -172,7 +178,7 @@ class Classification(PredictingModule):
         """Class logits.
 
         Args:
-            images: (B, 3, height, width), normalised.
+            images: (B, C, height, width), normalised.
 
         Returns:
             (B, K).
@@ -278,7 +284,7 @@ class Classification(PredictingModule):
         """What the network is and expects, as plain data."""
         return describe(
             model_name=self.model_name,
-            model_args=self.model_args,
+            model_args=with_channels(self.model_args, self.data.preprocessing.channels),
             class_names=list(self.data.class_names),
             preprocessing=self.data.preprocessing,
             dropkey=self.dropkey,

@@ -62,7 +62,7 @@ def wrong_names(draw: st.DrawFn) -> Case:
     name = draw(st.sampled_from(NAMES))
     *parents, last = name.split(".")
     wrong = ".".join([*parents, draw(misspelt(last))])
-    assume(wrong not in known_options("predict") | known_options("fit") | {"data.root"} and not wrong.endswith("."))
+    assume(wrong not in known_options("predict", []) | known_options("fit", []) | {"data.root"} and not wrong.endswith("."))
     if draw(st.booleans()):
         wrong += draw(st.sampled_from(["", ".x", ".init_args.y"])) if name == "trainer.callbacks" else ""
         return Case(draw(st.sampled_from(list(BASES))), (draw(st.sampled_from([f"--{wrong}=1", f"--{wrong}"])),), f"--{wrong}")

@@ -153,3 +153,35 @@ def test_a_process_reads_without_a_word_on_standard_error(root: Path) -> None:
     done = subprocess.run(command, capture_output=True, timeout=120)
     assert done.returncode == 1
     assert [line for line in done.stderr.decode().splitlines() if "PIL" in line or "pixels" in line] == []
+
+
+def test_a_table_is_checked_as_a_folder_is(root: Path, dropkey: Dropkey) -> None:
+    (root / "val/cat/copy.png").write_bytes((root / "train/cat/0.png").read_bytes())
+    (root / "train/dog/empty.png").touch()
+    names = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    lines = [f"{name}\t{name.parts[1]}\t{name.parts[0]}" for name in names]
+    (root / "table.tsv").write_text("\n".join(["file\tbreed\tsplit", *lines]))
+    folder = dropkey("check", "root", "--json", "--num_workers", "0")
+    table = dropkey("check", "root/table.tsv", "--data.label_column", "breed", "--json", "--num_workers", "0")
+    assert table == folder
+    assert table[0] == 1
+    with (root / "table.tsv").open("a") as file:
+        file.write("\ngone.png\tcat\ttrain")
+    out = dropkey("check", "--data.root=root/table.tsv", "--data.label_column=breed", "--num_workers=0")[1]
+    assert "  root/gone.png: [Errno 2] No such file or directory: 'root/gone.png'\n" in out
+
+
+def test_an_image_with_several_labels_counts_for_each(root: Path, dropkey: Dropkey) -> None:
+    (root / "t.csv").write_text("path,labels\ntrain/cat/0.png,cat|dog\ntrain/cat/1.png,cat\nval/dog/0.png,\n")
+    out = dropkey("check", "root/t.csv", "--data.label_separator", "|", "--num_workers", "0")[1]
+    assert [line.split() for line in out.splitlines()[2:4]] == [["cat", "2"], ["dog", "1"]]
+    assert "Nothing is wrong" in out
+
+
+def test_tables_that_cannot_be_checked_are_refused(root: Path, refused: Refused) -> None:
+    assert refused("check", "gone.csv").startswith("'gone.csv' cannot be read (No such file or directory)")
+    assert refused("check", "root", "--data.label_column", "x").startswith("--data.label_column is for a table, *.csv, *.tsv")
+    (root / "t.csv").write_text("path,label\n")
+    assert refused("check", "root/t.csv").startswith("'root/t.csv' has no rows; expected an image and its label in each")
+    (root / "t.csv").write_text("path,label\na.png\n")
+    assert refused("check", "root/t.csv").startswith("1 row(s) cannot be used: t.csv:2 has 1 cells, the first line 2")

@@ -8,6 +8,7 @@ from dropkey_cli.commands.command_line import (
     check_words,
     configs_first,
     given_checkpoint,
+    given_root,
     underscored,
 )
 from dropkey_cli.errors import InputError
@@ -121,3 +122,29 @@ def test_numbers_of_processes_that_are_none_are_refused(value: str, monkeypatch:
 def test_dashes_in_option_names_are_underscores_and_values_are_left_alone() -> None:
     words = ["--top-k", "3", "--data.batch-size=2", "--name=my-run", "a-b"]
     assert underscored(words) == ["--top_k", "3", "--data.batch_size=2", "--name=my-run", "a-b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--data.root", "a.csv"], "a.csv"),
+        (["--data.root=a.csv", "--data.root=b"], "b"),
+        (["--data.init_args.root=a.csv"], "a.csv"),
+        (["--data.root"], None),
+        (["--data.test_root=t.csv"], "t.csv"),
+        (["--data.test_root=t.csv", "--data.root=a"], "a"),
+        (["--config", "one.yaml"], "one.csv"),
+        (["--config", "one.yaml", "-c", "two.yaml"], "two"),
+        (["--config", "two.yaml", "--config=none.yaml"], "two"),
+        (["--config", "one.yaml", "--data.val_root=v.csv"], "v.csv"),
+        (["--config", "{data: {root: x}}", "--config", "nowhere.yaml"], None),
+    ],
+    ids=str,
+)
+def test_given_root(words: list[str], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("data: {root: one.csv, batch_size: 3}")
+    Path("two.yaml").write_text("data: {class_path: a.B, init_args: {root: two}}")
+    Path("none.yaml").write_text("model: {lr: 1}\ndata: [1]")
+    assert given_root(words) == expected

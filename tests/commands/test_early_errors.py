@@ -38,7 +38,7 @@ def test_known_options_are_those_of_the_parser(command: str, monkeypatch: pytest
     with pytest.raises(Seen):
         run(command, [])
     names = {action.dest for action in parsers[0]._actions if not action.dest.endswith("help")}
-    known = known_options(command)
+    known = known_options(command, [])
     known -= {"resume"}  # it is spelled out before anything is parsed
     assert {name for name in known if not name.startswith(("model.", "data."))} == names
 
@@ -189,3 +189,12 @@ def test_a_config_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.
 def test_configs_of_the_repository_pass() -> None:
     for config in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
         check_early("fit", ["--config", str(config)])
+
+
+def test_the_root_decides_which_options_of_data_are_known() -> None:
+    check_early("fit", ["--data.root", "labels.csv", "--data.label_column", "x"])
+    check_early("fit", list(write("data: {root: labels.csv, label_column: x}")))
+    with pytest.raises(InputError, match=r"unknown option --data\.label_colum; did you mean 'data\.label_column'"):
+        check_early("fit", ["--data.root", "labels.csv", "--data.label_colum", "x"])
+    with pytest.raises(InputError, match=r"unknown option --data\.label_column"):
+        check_early("fit", ["--data.root", "photos", "--data.label_column", "x"])

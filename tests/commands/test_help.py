@@ -131,3 +131,8 @@ def test_commands_with_options_of_their_own_look_the_same(capsys: pytest.Capture
     out = " ".join(capsys.readouterr().out.split())
     assert "--precision 32-true|bf16-mixed|16-mixed Default: bf16-mixed" in out
     assert "--fit Time a training run" in out
+
+
+def test_a_table_as_root_lists_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.label_column TEXT Column of the labels" in help_text(capsys, "fit", "data", "--data.root=labels.csv")
+    assert "--data.label_column" not in help_text(capsys, "fit", "data")

@@ -4,7 +4,7 @@ from dropkey_cli.cli import TRAINER_COMMANDS
 from dropkey_cli.commands.early_errors import known_options
 from dropkey_cli.commands.nearest import OTHER_NAMES, near_options
 
-KNOWN = sorted(known_options("fit"))
+KNOWN = sorted(known_options("fit", []))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_an_option_is_not_its_own_neighbour() -> None:
 
 
 def test_other_names_lead_to_options_that_exist() -> None:
-    known = {name for command in TRAINER_COMMANDS for name in known_options(command)}
+    known = {name for command in TRAINER_COMMANDS for name in known_options(command, [])}
     assert set(OTHER_NAMES.values()) <= known
     assert not set(OTHER_NAMES) & (known - {"model"})

@@ -29,7 +29,7 @@ def test_options_of_a_class_are_what_jsonargparse_says_of_it(part: str, class_pa
         nested.add_class_arguments(DropKeySettings, "model.dropkey")
     found = [*parser._actions, *nested._actions[1:]]
     actions = {action.dest: action for action in found if not action.dest.endswith(("help", part))}
-    options = {option.name: option for option in class_options(part, [f"--{part}", class_path])}
+    options = {option.name: option for option in class_options(part, "fit", [f"--{part}", class_path])}
     assert set(options) == set(actions)
     for name in set(options) - {"model.dropkey"}:
         assert options[name].help == " ".join(actions[name].help.split())
@@ -41,7 +41,7 @@ def test_options_of_a_class_are_what_jsonargparse_says_of_it(part: str, class_pa
 @pytest.mark.parametrize("command", TRAINER_COMMANDS)
 def test_all_options_that_are_known_are_listed(command: str) -> None:
     listed = {option.name for options in sections(command, []).values() for option in options}
-    known = known_options(command) - {"model", "data", "trainer"}
+    known = known_options(command, []) - {"model", "data", "trainer"}
     assert listed <= known
     unlisted = known - listed
     # Options of fit are taken everywhere, so that its config.yaml is valid, and two are Trainer.predict's and validate's own

@@ -36,6 +36,15 @@ def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() ->
     assert vars(config.data.init_args) == {**asked, **filled}
 
 
+@pytest.mark.parametrize(("asked", "known", "channels"), [(1, {}, 1), (None, {"channels": 5}, 5), (None, {}, 3)])
+def test_statistics_follow_the_channels(asked: int | None, known: dict[str, int], channels: int) -> None:
+    data = Namespace(channels=asked, mean=None, std=None)  # type: ignore[no-untyped-call]
+    config = Namespace({"data.init_args": data, "model.init_args.model_name": "resnet18"})  # type: ignore[no-untyped-call]
+    fill_image_options(config, known)
+    assert config.data.init_args.channels == channels
+    assert len(config.data.init_args.mean) == len(config.data.init_args.std) == channels
+
+
 @pytest.mark.parametrize(
     ("cuda", "bf16", "precision"), [(False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")]
 )

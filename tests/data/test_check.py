@@ -187,7 +187,7 @@ def test_unreadable_headers_are_refused_together_and_five_are_named(tmp_path: Pa
 
 def test_headers_are_opened_evenly_over_the_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("dropkey_cli.data.check._header_error", opened.append)
+    monkeypatch.setattr("dropkey_cli.data.check._header_error", lambda path, _: opened.append(path))
     refuse_unreadable("x", [Names(f"train{n}" for n in range(9000)), Names(f"val{n}" for n in range(1000))])
     assert len(set(opened)) == len(opened) == 1000
     assert sum(path.startswith("val") for path in opened) == 100

@@ -158,3 +158,12 @@ def test_check_counts_lists_five_scarce_classes_with_their_counts(tmp_path: Path
     with pytest.raises(InputError, match=message):
         check_counts(samples, tmp_path, names, minimum=2)
     check_counts(samples[:2], tmp_path / "c1", names, minimum=2)  # c1 holds no class folder
+
+
+def test_dropkeys_own_runs_are_no_class(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "runs/vit/version_0/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    assert find_classes(tmp_path) == ["cat", "dog"]
+    (tmp_path / "runs/vit/version_0/checkpoints").rmdir()
+    (tmp_path / "runs/vit/version_0").rename(tmp_path / "runs/vit/sprint")  # somebody's pictures of runs
+    assert find_classes(tmp_path) == ["cat", "dog", "runs"]

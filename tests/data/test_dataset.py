@@ -2,12 +2,14 @@ import pickle
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample
+from dropkey_cli.data.loading import PADDING
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
 from dropkey_cli.errors import InputError
 
@@ -68,7 +70,7 @@ def test_a_folder_that_is_gone_stops_even_what_skips(samples: list[Sample], tmp_
 
 def test_images_in_memory_are_not_read_from_disk() -> None:
     images = [Image.new("RGB", (4, 4), "white"), Image.new("RGB", (4, 4), "black")]
-    dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, images=images)
+    dataset = ImageDataset([Sample("memory/0", 1), Sample("memory/1", 0)], PLAIN, image_size=4, read=images.__getitem__)
     assert [set(example["image"].flatten().tolist()) for example in (dataset[0], dataset[1])] == [{255}, {0}]
     assert dataset[1]["path"] == "memory/1"
 
@@ -83,3 +85,14 @@ def test_labels_and_class_counts(samples: list[Sample]) -> None:
 def test_dataset_can_be_sent_to_a_worker_process(samples: list[Sample]) -> None:
     dataset = pickle.loads(pickle.dumps(ImageDataset(samples, PLAIN, image_size=4)))
     assert dataset[0]["path"] == samples[0].path
+
+
+def test_what_cannot_be_read_stands_as_zeros_of_all_channels(tmp_path: Path) -> None:
+    numbers = (0.5,) * 5
+    plain = eval_transform(Preprocessing(4, numbers, numbers, "nearest", 1.0, channels=5))
+    np.save(tmp_path / "a.npy", np.full((6, 4, 5), 7, np.uint8))
+    samples = [Sample(str(tmp_path / name), 0) for name in ("a.npy", "b.npy")]
+    dataset = ImageDataset(samples, plain, image_size=4, channels=5, on_error="skip")
+    images = [dataset[item]["image"] for item in (0, 1, PADDING)]
+    assert [image.shape for image in images] == [(5, 4, 4)] * 3
+    assert [image.unique().tolist() for image in images] == [[7], [0], [0]]

@@ -176,3 +176,10 @@ def test_unreadable_images_are_refused_before_training(make_images: MakePictures
         InputError, match=r"of all 6 images, 2 cannot be read: '.*train/cat/000.png' \(the file is empty\), '.*val"
     ):
         fitted(root)
+
+
+def test_runs_beside_the_classes_are_named_in_the_plan(make_images: MakePictures) -> None:
+    root = make_images({"cat": 5, "dog": 5, "runs/vit/version_0/report": 1})
+    data = fitted(root)
+    assert data.class_names == ["cat", "dog"]
+    assert "runs/ holds dropkey's runs: it is no class." in dict(data.plan_lines())["split"]

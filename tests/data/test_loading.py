@@ -2,7 +2,7 @@ import random
 import signal
 from collections import Counter
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
+from timm.data.distributed_sampler import RepeatAugSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from dropkey_cli.data.augmentation import Augmentation
 from dropkey_cli.data.dataset import Batch, ImageDataset, Sample, counted
 from dropkey_cli.data.loading import (
     PADDING,
@@ -24,6 +26,7 @@ from dropkey_cli.data.loading import (
     seeded,
 )
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform, train_transform
+from dropkey_cli.seeds import derived_seed
 
 PREPROCESSING = Preprocessing(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
 
@@ -31,8 +34,8 @@ PREPROCESSING = Preprocessing(16, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
 def noise(count: int, transform_for: str = "train") -> ImageDataset:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(count)]
-    transform = train_transform(PREPROCESSING) if transform_for == "train" else eval_transform(PREPROCESSING)
-    return ImageDataset([Sample(f"memory/{n}", n % 3) for n in range(count)], transform, image_size=16, images=images)
+    transform = train_transform(PREPROCESSING, Augmentation()) if transform_for == "train" else eval_transform(PREPROCESSING)
+    return ImageDataset([Sample(f"memory/{n}", n % 3) for n in range(count)], transform, image_size=16, read=images.__getitem__)
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 7))
@@ -57,17 +60,74 @@ def test_training_images_are_dealt_out_whole(images: int, processes: int, epoch:
     assert len({len(own) for own in dealt}) == 1
 
 
+def draws(images: int, epoch: int, *, repeats: int, processes: int = 1, seed: int = 3) -> list[list[Draw]]:
+    samplers = [
+        TrainSampler(range(images), seed=seed, repeats=repeats, num_replicas=processes, rank=n) for n in range(processes)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    return [list(sampler) for sampler in samplers]
+
+
+def test_the_order_without_repeats_is_torchs() -> None:
+    for processes in (1, 2, 3):
+        for rank, own in enumerate(draws(50, 4, repeats=1, processes=processes)):
+            dataset = cast(Dataset[int], range(50))
+            theirs: DistributedSampler[int] = DistributedSampler(dataset, processes, rank, seed=derived_seed(3) >> 1)
+            theirs.set_epoch(4)
+            assert [draw.position for draw in own] == list(theirs)
+            assert [draw.seed for draw in own] == [derived_seed(3, 4, position) for position in theirs]
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2))
+def test_as_many_epochs_as_repeats_use_every_image_equally_often(images: int, processes: int, repeats: int, group: int) -> None:
+    used: Counter[int] = Counter()
+    seeds = set()
+    for epoch in range(group * repeats, (group + 1) * repeats):
+        dealt = draws(images, epoch, repeats=repeats, processes=processes)
+        assert {len(own) for own in dealt} == {-(-images // processes)}  # as long as without repeats
+        in_order = [draw for place in zip(*dealt, strict=True) for draw in place][:images]  # the rest is torch's padding
+        used.update(draw.position for draw in in_order)
+        seeds |= {draw.seed for draw in in_order}
+    assert used == dict.fromkeys(range(images), repeats)
+    assert len(seeds) == images * repeats  # each time augmented anew
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_copies_of_an_image_go_to_the_processes_that_timm_sends_them_to(processes: int) -> None:
+    images, repeats = 24, 3
+    ours = [[draw.position for draw in own] for own in draws(images, 0, repeats=repeats, processes=processes)]
+    options = {"num_replicas": processes, "num_repeats": repeats, "selected_round": 0}
+    timms: Any = RepeatAugSampler
+    theirs = [list(timms(range(images), rank=rank, **options)) for rank in range(processes)]
+    pattern = [[sorted({*own}, key=own.index).index(position) for position in own] for own in ours]
+    assert pattern == [[sorted({*own}, key=own.index).index(position) for position in own] for own in theirs]
+    counts = [Counter(own) for own in ours]
+    expected = {1: {3}, 2: {1, 2}, 3: {1}}[processes]  # by hand: a a a b b b … dealt out one by one
+    assert set().union(*(count.values() for count in counts)) == expected
+    assert all(sum(count[position] for count in counts) == 3 for count in counts for position in count)
+
+
+def test_a_start_within_an_epoch_of_repeats_goes_on_where_it_was() -> None:
+    whole = draws(31, 4, repeats=3, processes=2)[1]
+    sampler = TrainSampler(range(31), seed=3, repeats=3, num_replicas=2, rank=1)
+    sampler.start_at(4, 5)
+    assert list(sampler) == whole[5:]
+    sampler.set_epoch(5)
+    assert list(sampler) == draws(31, 5, repeats=3, processes=2)[1]
+
+
 def test_the_order_and_the_seeds_follow_seed_and_epoch_alone() -> None:
-    def draws(seed: int, epoch: int) -> list[Draw]:
+    def of(seed: int, epoch: int) -> list[Draw]:
         sampler = TrainSampler(range(50), seed=seed)
         sampler.set_epoch(epoch)
         torch.rand(3)  # plays no part
         return list(sampler)
 
-    assert draws(0, 1) == draws(0, 1)
-    orders = [[draw.position for draw in draws(seed, epoch)] for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert of(0, 1) == of(0, 1)
+    orders = [[draw.position for draw in of(seed, epoch)] for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len(set(map(tuple, orders))) == 4  # also (0, 1) and (1, 0), whose sum is the same
-    assert len({draw.seed for epoch in range(3) for draw in draws(0, epoch)}) == 150
+    assert len({draw.seed for epoch in range(3) for draw in of(0, epoch)}) == 150
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

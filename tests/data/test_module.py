@@ -37,7 +37,7 @@ class Squares(ImageData):
                 [Sample(f"{split}/{number}", number % 2) for number in range(count)],
                 eval_transform(self.preprocessing),
                 image_size=4,
-                images=[Image.new("RGB", (4, 4), (number,) * 3) for number in range(count)],
+                read=[Image.new("RGB", (4, 4), (number,) * 3) for number in range(count)].__getitem__,
             )
 
 

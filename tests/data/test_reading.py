@@ -235,3 +235,35 @@ def test_list_images_lists_a_pipe_and_waits_for_nobody(tmp_path: Path) -> None:
     assert list_images(tmp_path) == list_images(tmp_path / "pipe.jpg") == [str(tmp_path / "pipe.jpg")]
     with pytest.raises(OSError, match=r"^it is a pipe, not a file$"):
         load_image(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
+def test_every_kind_of_file_is_read_as_grey_and_with_transparency(tmp_path: Path, mode: str) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    path = tmp_path / "a.tif"
+    image.save(path)
+    expected = np.where(grey > 127, 255, 0) if mode == "1" else grey
+    if mode == "1":
+        expected = np.asarray(image).astype(int) * 255
+    tolerance = 2 if mode in ("P", "YCbCr", "CMYK") else 0
+    as_grey, as_rgba = load_image(path, channels=1), load_image(path, channels=4)
+    assert (as_grey.mode, as_rgba.mode) == ("L", "RGBA")
+    np.testing.assert_allclose(np.asarray(as_grey).astype(int), expected, atol=tolerance)
+    np.testing.assert_allclose(np.asarray(as_rgba).astype(int)[..., 1], expected, atol=tolerance)
+    assert np.asarray(as_rgba)[..., 3].min() == 255
+
+
+def test_arrays_are_images_where_more_than_colours_are_read() -> None:
+    names = ("a.JPG", "a.npy", ".a.npy", "a.txt")
+    listed = {n: [name for name in names if is_image_file(name, channels=n)] for n in (1, 3, 4, 7)}
+    assert listed == {1: ["a.JPG", "a.npy"], 3: ["a.JPG"], 4: ["a.JPG", "a.npy"], 7: ["a.npy"]}
+
+
+def test_list_images_finds_arrays_and_says_what_it_looks_for(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.zeros((2, 2, 5), np.uint8))
+    assert list_images(tmp_path, channels=5) == [str(tmp_path / "b.npy")]
+    (tmp_path / "b.npy").unlink()
+    with pytest.raises(InputError, match=r"holds no images; expected files ending in \.npy; check"):
+        list_images(tmp_path, channels=5)

@@ -17,10 +17,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data.config import resolve_model_data_config
+from timm.data.loader import adapt_to_chs
 
 from dropkey_cli.errors import InputError
 from dropkey_cli.models import availability
-from dropkey_cli.models.factory import create_model, describe_weights, image_config, pretrained_config
+from dropkey_cli.models.factory import create_model, describe_weights, image_config, pretrained_config, with_channels
 
 VIT = "test_vit.r160_in1k"
 
@@ -169,6 +170,41 @@ def test_weights_from_a_file_of_ones_own(tmp_path: Path) -> None:
     model = create_model("ceit_tiny_patch16_224", num_classes=3, image_size=64, pretrained=True, model_args=arguments)
     assert torch.equal(model.state_dict()["i2t.proj.weight"], saved["i2t.proj.weight"])
     assert describe_weights("ceit_tiny_patch16_224", arguments) == f"from {file}"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_first_weights_for_other_channels_are_timms(channels: int, tmp_path: Path) -> None:
+    saved = timm.create_model("test_vit").state_dict()
+    torch.save(saved, tmp_path / "vit.pth")
+    arguments = with_channels({"pretrained_cfg_overlay": {"file": str(tmp_path / "vit.pth")}}, channels)
+    model = create_model("test_vit", num_classes=3, image_size=160, pretrained=True, model_args=arguments)
+    theirs = timm.create_model("test_vit", pretrained=True, num_classes=3, **arguments)
+    weights = model.state_dict()["patch_embed.proj.weight"]
+    assert weights.shape[1] == channels
+    assert torch.equal(weights, theirs.state_dict()["patch_embed.proj.weight"])
+    if channels == 1:
+        assert torch.equal(weights, saved["patch_embed.proj.weight"].sum(1, keepdim=True))
+
+
+def test_statistics_for_other_channels_are_those_of_timms_loader() -> None:
+    theirs: Any = adapt_to_chs
+    for name in ("resnet18", "test_vit"):
+        three = image_config(name)
+        for channels in (1, 3, 5):
+            config = image_config(name, channels=channels)
+            assert config.channels == channels
+            assert config.mean == pytest.approx(theirs(three.mean, channels))
+            assert config.std == pytest.approx(theirs(three.std, channels))
+    for channels in (0, 10**12):  # which would be as many numbers
+        with pytest.raises(InputError, match=f"channels is {channels}; expected 1 to 10000"):
+            image_config("test_vit", channels=channels)
+
+
+def test_channels_are_an_argument_of_the_network_only_where_they_are_not_three() -> None:
+    assert with_channels({"depth": 2}, 3) == {"depth": 2}
+    assert with_channels({"depth": 2, "in_chans": 4}, 4) == {"depth": 2, "in_chans": 4}
+    with pytest.raises(InputError, match=r"in_chans 1, but the images have 3 channels; .* give --data.channels 1"):
+        with_channels({"in_chans": 1}, 3)
 
 
 def test_a_search_for_the_servers_address_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.callbacks.weight_average import WeightAverage
 from dropkey_cli.data.dataset import Batch
@@ -298,7 +299,15 @@ def test_no_step_waits_for_the_gpu(recipe: dict[str, Any]) -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines(Pace()), WeightAverage(0.9)]
+    callbacks = [
+        Strict(),
+        BatchSeeds(0),
+        Schedule(),
+        DropRatioMonitor(None),
+        FiniteLoss(),
+        ProgressLines(Pace()),
+        WeightAverage(0.9),
+    ]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
     trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(**recipe), Digits(image_size=SIZE))
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.data.dataset import Batch
@@ -112,8 +113,9 @@ class Told(Classification):
     monitor = "val/told"
     values = (0.3, 0.2, 0.1, 0.4, 0.3, 0.2)
 
-    def validation_step(self, batch: Batch, _batch_index: int) -> None:
+    def validation_step(self, batch: Batch, _batch_index: int) -> torch.Tensor:
         self.log(self.monitor, self.values[self.current_epoch], batch_size=1)
+        return torch.empty(0, 10)
 
 
 IMPATIENT = {"lr": 0.1, "warmup_share": 0.0, "schedule": "plateau", "schedule_args": {"patience": 1, "decay_rate": 0.5}}

@@ -1,0 +1,141 @@
+"""Data sets by name: torchvision's, Hugging Face's, WebDataset shards and tar files."""
+
+import os
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dropkey_cli.data.class_folders import nearest_first, refuse_scarce
+from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.hugging_face_sets import open_hugging_face
+from dropkey_cli.data.image_files import ImageFiles
+from dropkey_cli.data.named_set import NamedSet, Picked
+from dropkey_cli.data.shards import open_shards
+from dropkey_cli.data.tar_sets import open_tars
+from dropkey_cli.data.torchvision_sets import open_torchvision
+from dropkey_cli.errors import InputError
+
+_ROOTS = "expected torch/NAME, hfds/NAME, wds/FOLDER, tar/FOLDER or FILE.tar"
+
+
+class NamedImages(ImageFiles):
+    """Data sets by name: torch/cifar10, hfds/NAME, wds/FOLDER, tar/FOLDER or FILE.tar.
+
+    torch/ is torchvision, hfds/ the Hugging Face Hub or a folder in one of its formats, wds/ a folder of WebDataset shards,
+    tar/ a folder of tar files with class folders in them. Each image is reached by itself, so that order, augmentation,
+    metrics and resuming are those of a folder. A validation split that is not there is held out from the training images.
+
+    Args:
+        root: The data set. A folder of such a name is read with ./ before it.
+        data_dir: For torch/, the folder with torchvision's files, by default data; for hfds/, the cache of the datasets
+            library, by default its own; for wds/ and tar/, what relative paths start from.
+        download: Whether what is missing of torch/ and hfds/ is downloaded to data_dir.
+        splits: The data set's own names of the splits, for wds/ and hfds/, e.g. {train: training, val: dev}; hfds/ also takes
+            train[:1000]. By default train, val (valid, validation) and test, as far as there are such names.
+        input_key: For hfds/, the column of the images, by default the only one; for wds/, the extensions, e.g. jpg;png.
+        target_key: For hfds/, the column of the classes, by default label or the only one; for wds/, the field of .json.
+        class_map: Text file with one class name per line, in label order. By default the data set's own order; where it has
+            only numbers, line 1 names class 0.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        data_dir: str | None = None,
+        download: bool = False,
+        splits: dict[str, str] | None = None,
+        input_key: str | None = None,
+        target_key: str | None = None,
+        class_map: str | None = None,
+        **options: Any,  # noqa: ANN401 - those of ImageFiles
+    ) -> None:
+        super().__init__(root=root, **options)
+        self.data_dir = data_dir
+        self.download = download
+        self.source_splits = splits
+        self.input_key = input_key
+        self.target_key = target_key
+        self.class_map = class_map
+
+    def prepare_data(self) -> None:
+        """Let one process per machine download, or list what is slow to list, before the others look for it."""
+        trainer = self.trainer
+        if trainer is not None and trainer.state.fn != "predict" and (self.download or trainer.world_size > 1):
+            with suppress(InputError):  # which every process says in setup
+                self._open()
+
+    def read_splits(self) -> None:
+        """Open the data set; hold out the splits that it does not have."""
+        found = self._open()
+        class_names = self.class_names or self._mapped_classes() or found.class_names
+        if len(class_names) < 2 or len(set(class_names)) < len(class_names):
+            raise InputError(
+                f"{self.root!r} has {len(class_names)} class(es): {', '.join(map(repr, class_names[:5]))}; expected two or "
+                "more, with different names; look at --data.target_key and --data.class_map"
+            )
+        labels = self._relabelled(found, class_names)
+        samples = {
+            split: [Sample(name, labels[label]) for name, label in zip(given.names, given.labels, strict=True)]
+            for split, given in found.splits.items()
+        }
+        if "train" in samples:
+            counts = Counter(sample.label for sample in samples["train"])
+            present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
+            refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))
+        self.make_splits(samples, class_names, base="")
+        for split, dataset in self.splits.items():
+            source = found.splits[split if split in found.splits else "train"]
+            places = {name: place for place, name in enumerate(source.names)}
+            dataset.read = Picked(source.read, [places[dataset.paths[index]] for index in range(len(dataset))])
+
+    def _open(self) -> NamedSet:
+        root = self.root
+        kind, slash, name = (root or "").partition("/")
+        kind = kind.lower()
+        if root is None:
+            raise InputError(f"--data.root is not given; {_ROOTS}; give --data.root NAME")
+        if kind == "torch" and slash:
+            return open_torchvision(root, name, data_dir=os.path.expanduser(self.data_dir or "data"), download=self.download)
+        keys: dict[str, Any] = {"splits": self.source_splits, "input_key": self.input_key, "target_key": self.target_key}
+        if kind == "hfds" and slash:
+            return open_hugging_face(root, name, data_dir=self.data_dir, download=self.download, **keys)
+        folder = os.path.expanduser(self.data_dir or "")
+        if kind == "wds" and slash:
+            return open_shards(root, os.path.join(folder, os.path.expanduser(name)), **keys)
+        if kind == "tar" and slash:
+            return open_tars(root, os.path.join(folder, os.path.expanduser(name)))
+        if root.lower().endswith(".tar"):
+            return open_tars(root, os.path.join(folder, os.path.expanduser(root)))
+        if kind in ("hfids", "tfds") and slash:
+            advice = f"give --data.root hfds/{name}, which reads a copy on this machine"
+            raise InputError(f"{root!r} is a stream, of which nothing can be counted or resumed exactly; {_ROOTS}; {advice}")
+        raise InputError(f"--data.root {root!r} is no data set; {_ROOTS}; give one of them")
+
+    def _mapped_classes(self) -> list[str]:
+        if self.class_map is None:
+            return []
+        try:
+            lines = Path(self.class_map).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"class_map {self.class_map!r} cannot be read ({error}); expected a text file with one class name per line; "
+                "check the path"
+            ) from error
+        return [line.strip() for line in lines if line.strip()]
+
+    def _relabelled(self, found: NamedSet, class_names: list[str]) -> dict[int, int]:
+        """The label among the class names of each label of the data set, by name; by number where it has no names."""
+        used = sorted({label for split in found.splits.values() for label in split.labels})
+        labels = {name: label for label, name in enumerate(class_names)}
+        unknown = [found.class_names[label] for label in used if found.class_names[label] not in labels]
+        if not unknown:
+            return {label: labels[found.class_names[label]] for label in used}
+        if found.class_names == [str(label) for label in range(len(found.class_names))] and used[-1] < len(class_names):
+            return {label: label for label in used}
+        raise InputError(
+            f"{self.root!r} has {len(unknown)} unknown class(es): {', '.join(map(repr, unknown[:5]))}; expected only the "
+            f"{len(class_names)} known ones, nearest first: {nearest_first(unknown[0], class_names)}; mend --data.class_map, "
+            "or test a checkpoint on a data set with its classes"
+        )

@@ -68,9 +68,9 @@ class Augmentation:
                 f"crop_scale is {self.crop_scale!r}; expected two shares of the area, smaller first, in (0, 1]; "
                 "give e.g. --data.crop_scale [0.35,1.0]"
             )
-        if self.crop_ratio is not None and not 0.01 <= self.crop_ratio[0] <= self.crop_ratio[1] <= 100:
+        if self.crop_ratio is not None and not 0.25 <= self.crop_ratio[0] <= self.crop_ratio[1] <= 4:
             raise InputError(
-                f"crop_ratio is {self.crop_ratio!r}; expected two ratios of width to height, smaller first, in [0.01, 100]; "
+                f"crop_ratio is {self.crop_ratio!r}; expected two ratios of width to height, smaller first, in [0.25, 4]; "
                 "give e.g. --data.crop_ratio [0.75,1.33]"
             )
         if not 0 <= self.crop_padding <= 10_000:

@@ -86,6 +86,7 @@ def test_whatever_is_accepted_timm_takes(text: str) -> None:
         ({"crop_scale": (0.5, 0.2)}, r"crop_scale is \(0.5, 0.2\); expected two shares"),
         ({"crop_scale": (0.0, 1.0)}, r"crop_scale is \(0.0, 1.0\); expected two shares"),
         ({"crop_ratio": (2.0, 1.0)}, r"crop_ratio is \(2.0, 1.0\); expected two ratios"),
+        ({"crop_ratio": (0.2, 1.0)}, r"crop_ratio is \(0.2, 1.0\); expected two ratios .* in \[0.25, 4\]"),
         ({"crop_padding": -1}, "crop_padding is -1; expected 0 to 10000"),
         ({"hflip": 1.5}, "hflip is 1.5; expected a probability"),
         ({"vflip": -0.1}, "vflip is -0.1; expected a probability"),

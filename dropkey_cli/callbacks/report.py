@@ -110,9 +110,9 @@ class Report(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self._failed:
             return
-        for logger in trainer.loggers:
-            logger.save()  # metrics.csv is read
         with self._or_not():
+            for logger in trainer.loggers:
+                logger.save()  # metrics.csv is read
             self.folder.mkdir(parents=True, exist_ok=True)
             path = _written(self, trainer, pl_module)
             print(f"report: {from_here(path)}", flush=True)

@@ -1,6 +1,6 @@
 """Where a network looks: attention on the token grid, with every key and with the keys of one drawn mask missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,13 @@ class AttentionMaps:
         plain: By the layer's name, or "rollout", (B, height, width) each, with every key there.
         dropped: The same with the keys of one drawn mask missing; empty for a network without DropKey.
         query: Whose attention it is: the class token, or the mean over all tokens.
+        ratios: The drop ratio of each layer in ``dropped``.
     """
 
     plain: dict[str, Tensor]
     dropped: dict[str, Tensor]
     query: str
+    ratios: dict[str, float] = field(default_factory=dict)
 
 
 def attention_maps(network: nn.Module, plan: DropKeyPlan | None, images: Tensor, *, seed: int = 0) -> AttentionMaps:
@@ -50,7 +52,9 @@ def attention_maps(network: nn.Module, plan: DropKeyPlan | None, images: Tensor,
     plain = _maps(network, plan, images)
     with torch.random.fork_rng(devices=devices), plan.sampling():
         torch.manual_seed(seed)
-        return AttentionMaps(plain, _maps(network, plan, images), _query(network))
+        dropped = _maps(network, plan, images)
+    ratios = {layer.name: layer.ratio for layer in plan.layers if layer.name in dropped}
+    return AttentionMaps(plain, dropped, _query(network), ratios)
 
 
 def _maps(network: nn.Module, plan: DropKeyPlan, images: Tensor) -> dict[str, Tensor]:

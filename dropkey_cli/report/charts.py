@@ -18,7 +18,8 @@ _SHARES = LinearSegmentedColormap.from_list("shares", [(0.23, 0.51, 0.96, 0.0), 
 
 
 def short(name: str, letters: int) -> str:
-    """A name that fits: its end left out if it is too long."""
+    """A name that fits: its end left out if it is too long. Bytes of a file name that are no text become question marks."""
+    name = name.encode("utf-8", "replace").decode("utf-8")
     return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 

@@ -108,7 +108,7 @@ def attention_table(
         pictures: Address of each image.
         overlays: By map, for every image, the addresses of the plain map and, where there is one, of that with DropKey.
     """
-    columns = "".join(f'<th colspan="{len(rows[0])}">{escape(_map_name(name))}</th>' for name, rows in overlays.items())
+    columns = "".join(f'<th colspan="{len(rows[0])}">{escape(_map_name(name, maps))}</th>' for name, rows in overlays.items())
     kinds = ("all keys", "one mask") if maps.dropped else ("",)
     below = "".join(f"<th>{kind}</th>" for _ in overlays for kind in kinds)
     rows = "".join(
@@ -120,8 +120,10 @@ def attention_table(
     return f'<div class="scroll"><table class="maps"><tr><th></th>{columns}</tr><tr><th></th>{below}</tr>{rows}</table></div>'
 
 
-def _map_name(name: str) -> str:
-    return "all layers (rollout)" if name == ROLLOUT else name
+def _map_name(name: str, maps: AttentionMaps) -> str:
+    if name == ROLLOUT:
+        return "all layers (rollout)"
+    return f"{name} (drop ratio {maps.ratios[name]:.2g})" if name in maps.ratios else name
 
 
 def _picture(address: str, text: str) -> str:

@@ -29,7 +29,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { font-weight: 500; text-align: left; }
 td, th { padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
-td.bar { width: 22%; } td.n + td.bar { padding-left: 1.4rem; } td.n { width: 1%; }
+td.bar { width: 22%; } .n + .bar { padding-left: 1.4rem; } td.n { width: 1%; }
 .bar i { display: block; height: .35rem; width: var(--part); border-radius: 2px; background: var(--bar); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .9rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.35; } figcaption b { color: var(--ink); font-weight: 600; }
@@ -42,7 +42,10 @@ img.small { image-rendering: pixelated; }
 .facts td:first-child { color: var(--soft); white-space: nowrap; }
 code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --back: #fff; --card: #fff; --line: #ccc; }
-  body { max-width: none; padding: 0; font-size: 11px; } section, .tile { break-inside: avoid; border-radius: 0; }
-  section.long { break-inside: auto; } figure, tr { break-inside: avoid; } .maps img { width: 2.6cm; height: 2.6cm; }
+  html { font-size: 11px; } body { max-width: none; padding: 0; font-size: 1rem; }
+  .charts, .side { grid-template-columns: 1fr 1fr; } .scroll, .wide { overflow: visible; } .wide svg { min-width: 0; }
+  .sheet { grid-template-columns: repeat(6, 1fr); } .maps img { width: 2.1cm; height: 2.1cm; } .one { max-width: 9cm; }
+  section, .tile { break-inside: avoid; border-radius: 0; } section.long { break-inside: auto; }
+  figure, tr { break-inside: avoid; }
   .bar i, img, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dropkey_cli.report.predictions import Outcomes, Predictions, read_predictions, write_predictions
 
-NAMES = ["<b>cat</b>", "$dog", 'a "fox" & more', "猫"]
+NAMES = ["<b>cat</b>", "$dog", 'a "fox" & more', "猫\udcff"]
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def test_maps_are_the_class_token_s_attention() -> None:
     maps = attention_maps(model, apply_dropkey(model, DropKeySettings()), IMAGES)
     assert maps.query == "class token"
     assert list(maps.plain) == list(maps.dropped) == ["blocks.0.attn", "blocks.2.attn", ROLLOUT]
+    assert maps.ratios == {"blocks.0.attn": 0.3, "blocks.2.attn": 0.0}
     torch.testing.assert_close(maps.plain["blocks.0.attn"], on_grid(layers[0][:, 0, 1:]))
     torch.testing.assert_close(maps.plain["blocks.2.attn"], on_grid(layers[2][:, 0, 1:]))
     product = torch.eye(17)

@@ -32,5 +32,5 @@ def test_bars_are_the_accuracy_of_bins_that_hold_images() -> None:
     assert [bar.get_height() for bar in lower.patches] == count  # type: ignore[attr-defined]
 
 
-def test_long_names_are_cut() -> None:
-    assert [short("abcd", 4), short("abcde", 4)] == ["abcd", "abc…"]
+def test_long_names_are_cut_and_what_is_no_text_is_replaced() -> None:
+    assert [short("abcd", 4), short("abcde", 4), short("\udcff", 4)] == ["abcd", "abc…", "?"]

@@ -32,11 +32,11 @@ def test_the_worst_classes_come_first_and_those_without_images_last() -> None:
 
 def test_attention_has_a_column_for_each_map_and_kind() -> None:
     maps = torch.zeros(1, 2, 2)
-    both = AttentionMaps({"a": maps, ROLLOUT: maps}, {"a": maps, ROLLOUT: maps}, "class token")
+    both = AttentionMaps({"a": maps, ROLLOUT: maps}, {"a": maps, ROLLOUT: maps}, "class token", {"a": 0.3})
     cells = [["data:image/png;base64,1", "data:image/png;base64,2"]]
     found = Page(page.attention_table(both, ["cat"], ["data:image/png;base64,0"], {"a": cells, ROLLOUT: cells}))
     assert found.text.count("one mask") == 2
-    assert "all layers (rollout)" in found.text
+    assert "a (drop ratio 0.3)all layers (rollout)" in found.text
     assert [address[-1] for address in found.addresses] == list("01212")
 
 

@@ -13,6 +13,7 @@ from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.patching.apply import apply_dropkey
 from dropkey_cli.report.attention import AttentionMaps, attention_maps
+from dropkey_cli.report.charts import short
 from dropkey_cli.report.numbers import read_numbers, write_numbers
 from dropkey_cli.report.predictions import Outcomes, Predictions, write_predictions
 from dropkey_cli.report.scores import worst_mistakes
@@ -39,7 +40,7 @@ def test_the_page_is_self_contained_and_shows_names_as_they_are(sources: Sources
     path = write_report(sources)
     mistake = predictions.path[worst_mistakes(predictions, 1)[0]]
     page = assert_self_contained(path.read_text(encoding="utf-8"))
-    for text in ("run <b>", "<i>", *NAMES, mistake, "optimizer steps", "rollout"):
+    for text in ("run <b>", "<i>", *(short(name, 60) for name in NAMES), mistake, "optimizer steps", "rollout"):
         assert text in page.text, text
     assert page.tags.count("svg") == 2 + 1 + 1 + 1  # curves, confusion, calibration, drop ratios
     files = {file.name for file in sources.folder.iterdir()}
@@ -61,11 +62,15 @@ def test_numbers_and_tables_are_those_of_scikit_learn(sources: Sources, predicti
     assert numbers["val/macro_f1"] == pytest.approx(present)
     assert (numbers["epoch"], numbers["val/acc1"], numbers["val/loss"], numbers["val/images"]) == (0, 0.7, None, 200)
     assert 0 < numbers["val/calibration_error"] < 1
-    rows = list(csv.reader((sources.folder / "confusion.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(
+        csv.reader((sources.folder / "confusion.csv").read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    )
     assert rows[0][1:] == [row[0] for row in rows[1:]] == NAMES
     expected = confusion_matrix(predictions.label, predictions.prediction, labels=range(4))
     assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == expected.tolist()
-    classes = list(csv.DictReader((sources.folder / "per_class.csv").read_text(encoding="utf-8").splitlines()))
+    classes = list(
+        csv.DictReader((sources.folder / "per_class.csv").read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    )
     f1 = f1_score(predictions.label, predictions.prediction, labels=range(4), average=None, zero_division=0)
     assert [float(row["f1"]) for row in classes] == pytest.approx(f1.tolist(), abs=1e-6)
     assert [row["class"] for row in classes] == NAMES

@@ -95,10 +95,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it is no checkpoint of ours, or would run code when it is loaded.
     """
+    description: dict[str, Any] = load_checkpoint(path)["dropkey"]
+    return description
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """All that is in a dropkey checkpoint, the tensors as they lie on the disk; what it says of itself is ``dropkey``.
+
+    Raises:
+        InputError: If it is no checkpoint of ours, or would run code when it is loaded.
+    """
     import torch  # here, because finding a checkpoint must not wait for it
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch names a dozen kinds of damage
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -109,7 +119,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{str(path)!r} was not written by dropkey: it does not say its network and classes")
     if faults := list(_faults(checkpoint, description)):
         raise InputError(f"{str(path)!r} is damaged, its {', '.join(faults)} cannot be: give one that dropkey fit wrote")
-    return description
+    return checkpoint
 
 
 def _faults(checkpoint: dict[str, Any], description: dict[str, Any]) -> Iterator[str]:

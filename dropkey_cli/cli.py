@@ -23,6 +23,7 @@ OTHER_COMMANDS = {
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
+    "export": "a trained network for timm, ONNX or torch.export, checked as it is written",
     "benchmark": "what DropKey costs on this machine, in time and memory",
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
@@ -102,6 +103,11 @@ def _dispatch(words: list[str]) -> None:
             from dropkey_cli.commands.benchmark import benchmark
 
         benchmark(words[1:])
+    elif command == "export":
+        with _large_imports():
+            from dropkey_cli.commands.export import export_command
+
+        export_command(words[1:])
     elif command == "models":
         from dropkey_cli.commands.models import models
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,24 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a new folder that takes its name when it is complete; after an error there is none.
+
+    Args:
+        path: The folder: not there yet, or empty.
+    """
+    part = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.part")  # beside it: a rename, not a copy
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.is_dir():
+            path.rmdir()
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""Keeps with a run the configuration it was started with."""
+"""Keeps with a run the configuration it was started with, and how many images it had."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class RunRecord(Callback):
                 file.write(self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the options, so that other commands need no config."""
+        """Add the options, so that other commands need no config, and the number of images of each split."""
         config = yaml.safe_load(self.config)
-        checkpoint.setdefault("dropkey", {})["config"] = {part: config[part] for part in ("model", "data")}
+        splits = getattr(trainer.datamodule, "splits", {})  # type: ignore[attr-defined]  # Lightning sets it
+        checkpoint.setdefault("dropkey", {}).update(
+            config={part: config[part] for part in ("model", "data")},
+            images={name: len(split) for name, split in splits.items() if isinstance(split, Sized)},
+        )

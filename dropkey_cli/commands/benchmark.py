@@ -18,6 +18,7 @@ from dropkey_cli.commands.config_errors import OneLineParser
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import check_ratio
 from dropkey_cli.models.factory import image_config
+from dropkey_cli.models.sources import resolve_name
 
 DESCRIPTION = """\
 What DropKey costs on this machine, in time and memory: attention alone on built-in shapes or, with --model, a whole training
@@ -78,9 +79,10 @@ def _attention(options: Namespace, settings: BenchmarkSettings) -> Iterator[Meas
 
 
 def _step(options: Namespace, settings: BenchmarkSettings) -> Iterator[Measured]:
-    size = options.image_size or image_config(options.model).image_size
+    name, model_args = resolve_name(options.model, options.model_args)
+    size = options.image_size or image_config(name, model_args).image_size
     batch_size = options.batch_size or (GPU_BATCH if settings.device.type == "cuda" else CPU_BATCH)
-    network = Network(options.model, size, batch_size, options.model_args or {})
+    network = Network(name, size, batch_size, model_args or {})
     with memory_hint(batch_size):
         measured = measure_steps(network, settings)
     yield Measured(f"{options.model}, {size} pixels, batch size {batch_size}", batch_size, *measured)
@@ -108,7 +110,7 @@ def _check(options: Namespace) -> None:
     if options.shapes == []:
         raise InputError("--shapes is empty: give e.g. --shapes '[[8, 12, 197, 64]]', or leave it out")
     if options.model is not None:
-        image_config(options.model)  # an unknown name is refused before anything is printed
+        image_config(*resolve_name(options.model, options.model_args))  # an unknown name is refused before anything is printed
     check_ratio("ratio", options.ratio)
     if options.ratio == 0:
         raise InputError("ratio 0.0 drops nothing, and that is the first row anyway: give more, e.g. --ratio 0.1")
@@ -135,7 +137,7 @@ def _plain(measured: Measured) -> dict[str, Any]:
 
 def _parser() -> ArgumentParser:
     parser = OneLineParser(prog="dropkey benchmark", description=DESCRIPTION)
-    parser.add_argument("--model", type=str | None, help="timm's name of a network: time its training step instead.")
+    parser.add_argument("--model", type=str | None, help="A network, as for inspect: time its training step instead.")
     parser.add_argument(
         "--fit", action="store_true", help="Time a training run, with the options of dropkey fit; see --fit --help."
     )

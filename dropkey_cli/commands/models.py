@@ -49,6 +49,8 @@ def find_names(patterns: list[str], catalog: Catalog) -> list[str]:
     """
     found = [] if patterns else _known_names(catalog, with_tags=False)
     for pattern in patterns:
+        if ":" in pattern:
+            raise InputError(f"{pattern!r}: dropkey models lists what timm and dropkey have; write dropkey inspect {pattern}")
         known = _known_names(catalog, with_tags="." in pattern)
         matching = [pattern] if pattern in known else [n for n in known if fnmatchcase(n, pattern) or pattern in n]
         if not matching:

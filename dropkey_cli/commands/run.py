@@ -40,6 +40,7 @@ from dropkey_cli.commands.run_parts import (
     fit_callbacks,
     loggers,
     model_name,
+    resolve_model,
 )
 from dropkey_cli.errors import InputError, RunError
 
@@ -174,6 +175,7 @@ class RunCLI(LightningCLI):
         config = self.config[self.command]
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        resolve_model(config)
         asked = self._parser(self.command).dump(self._as_asked(config), skip_unset=False)
         self.asked = UNWRITABLE.sub("", asked)
         fill_image_options(config, self.known)

@@ -20,6 +20,7 @@ from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
 from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.commands.own_options import own_options
 from dropkey_cli.models.factory import image_config
+from dropkey_cli.models.sources import resolve_name
 
 
 def add_own_options(parser: LightningArgumentParser, command: str) -> None:
@@ -63,6 +64,17 @@ def default_precision() -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
+def resolve_model(config: Namespace) -> None:
+    """Put the architecture and arguments that a model of the hub or in a folder stands for in the place of its name.
+
+    Args:
+        config: The parsed options; those of the model are changed.
+    """
+    model = config.model.init_args
+    if hasattr(model, "model_name") and hasattr(model, "model_args"):
+        model.model_name, model.model_args = resolve_name(model.model_name, model.model_args)
+
+
 def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
     """Give the data what the checkpoint, or else the model's weights, say of images, where the user gave nothing.
 
@@ -72,7 +84,7 @@ def fill_image_options(config: Namespace, known: dict[str, Any]) -> None:
     """
     data, model = config.data.init_args, config.model.init_args
     if hasattr(model, "model_name"):
-        known = asdict(image_config(model.model_name)) | known
+        known = asdict(image_config(model.model_name, getattr(model, "model_args", None))) | known
     for name, value in known.items():
         if name in data and data[name] is None:
             data[name] = value

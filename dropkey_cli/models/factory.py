@@ -1,28 +1,26 @@
 """Builds a timm network by name: the one place that calls ``timm.create_model``."""
 
-import os
-import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, get_session, try_to_load_from_cache
 from timm.models import PretrainedCfg
-from timm.models._hub import check_cached_file, get_cache_dir
 from torch import nn
 
 from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.models.availability import HUB_WEIGHTS, check_address, check_hub_file
+from dropkey_cli.models.loading import load_pretrained
+from dropkey_cli.models.sources import Saved, saved_beside
 
-PATIENCE = 1.5  # seconds for a server to answer, looking up its name included
+FROM_SCRATCH = "train from scratch with --model.pretrained false"
 # What timm.create_model takes besides constructor arguments: other weights than those that the plan names
 _NO_MODEL_ARGS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir")
 _SOURCES = ("file", "hf_hub_id", "hf_hub_filename", "url")
+# Arguments that change no tensor
+_NOT_SHAPING = ("pretrained_cfg_overlay", "dynamic_img_size")
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,29 @@ def pretrained_config(model_name: str) -> PretrainedCfg:
     return config if config is not None else PretrainedCfg()
 
 
-def image_config(model_name: str) -> ImageConfig:
-    """The images that ``model_name`` was made for."""
-    config = pretrained_config(model_name)
-    mean, std = ((red, green, blue) for red, green, blue in (config.mean, config.std))
+def image_config(model_name: str, model_args: dict[str, Any] | None = None) -> ImageConfig:
+    """The images that the weights of ``model_name``, or those in ``model_args``, were made for."""
+    config = weights_config(model_name, model_args)
+    mean, std = (_of_colours(name, getattr(config, name)) for name in ("mean", "std"))
     return ImageConfig(max(config.input_size[1:]), mean, std, config.interpolation, config.crop_pct, config.crop_mode)
 
 
+def _of_colours(name: str, values: tuple[float, ...]) -> tuple[float, float, float]:
+    """One number for each colour; one alone counts for all of them."""
+    if len(values) not in (1, 3):
+        raise InputError(f"the model has {name} {list(values)!r}, for {len(values)} channels; give --data.{name} for three")
+    red, green, blue = values if len(values) == 3 else 3 * tuple(values)
+    return red, green, blue
+
+
 def create_model(
-    model_name: str, *, num_classes: int, image_size: int, pretrained: bool, model_args: dict[str, Any] | None = None
+    model_name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    pretrained: bool,
+    model_args: dict[str, Any] | None = None,
+    class_names: list[str] | None = None,
 ) -> nn.Module:
     """A timm network for ``num_classes`` classes and square images.
 
@@ -76,77 +88,81 @@ def create_model(
         pretrained: Load the pretrained weights: from the cache, or from the hub.
         model_args: Further arguments of the model's constructor, e.g. ``{"drop_path_rate": 0.1}``; with
             ``{"pretrained_cfg_overlay": {"file": "weights.pth"}}`` the pretrained weights come from this file.
+        class_names: Name of each class. Weights that lie with the names of theirs keep their classifier only for the same.
 
     Raises:
         InputError: If the name or an argument is unknown, or the weights can neither be found nor fetched, are those of
             another network, or would run code when they are loaded.
     """
-    config = _weights_config(model_name, model_args)
+    config = weights_config(model_name, model_args)
     arguments = {"num_classes": num_classes, **(model_args or {})}
     if "img_size" in arguments:
         raise InputError("model_args has img_size: give the image size with --data.image_size, for the images and the model")
     if "num_classes" in (model_args or {}):
         raise InputError(f"model_args has num_classes: the data say how many classes there are, {num_classes}; leave it out")
-    arguments = _fit_to_images(model_name, arguments, image_size, native_size=max(config.input_size[1:]))
+    sizes = {max(known.input_size[1:]) for known in (config, pretrained_config(model_name))}
+    arguments = _fit_to_images(model_name, arguments, image_size, native=sizes == {image_size})
     if not pretrained:
         model: nn.Module = timm.create_model(model_name, **arguments)
         return model
     _check_weights(model_name, config)
-    return _load(model_name, arguments, describe_weights(model_name, model_args))
+    saved = saved_beside(config)
+    if saved is not None and class_names is not None and saved.class_names not in (None, class_names):
+        overlay = arguments.get("pretrained_cfg_overlay") or {}
+        arguments = {**arguments, "pretrained_cfg_overlay": {**overlay, "num_classes": 0}}  # timm: a new classifier
+    source = describe_weights(model_name, model_args)
+    return load_pretrained(model_name, arguments, source=source, changed=_changed(model_args or {}, saved))
+
+
+def create_saved(folder: Path) -> nn.Module:
+    """The model in a folder that timm saved, with its weights, in evaluation mode: as whoever gets the folder loads it."""
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.eval()
+
+
+def _changed(model_args: dict[str, Any], saved: Saved | None) -> list[str]:
+    """The arguments that make the network another one than its weights were saved from."""
+    before = {} if saved is None else saved.model_args
+    return [
+        name
+        for name, value in model_args.items()
+        if name not in _NOT_SHAPING and not name.endswith("_rate") and before.get(name) != value
+    ]
 
 
 def describe_weights(model_name: str, model_args: dict[str, Any] | None = None) -> str:
     """The pretrained weights of ``model_name`` with their source and licence, in one phrase."""
-    config, known = _weights_config(model_name, model_args), pretrained_config(model_name)
-    if config.file is not None:
-        return f"from {config.file}"
+    config, known = weights_config(model_name, model_args), pretrained_config(model_name)
     if not config.has_weights:
         return "none are published"
-    source = config.hf_hub_id or config.url or "unknown source"
-    if (config.hf_hub_id, config.hf_hub_filename, config.url) != (known.hf_hub_id, known.hf_hub_filename, known.url):
-        return f"from {source}" + (f", file {config.hf_hub_filename}" if config.hf_hub_id and config.hf_hub_filename else "")
+    source = config.file or config.hf_hub_id or config.url or "unknown source"
+    if _is_elsewhere(config, known):
+        stated = "license" in ((model_args or {}).get("pretrained_cfg_overlay") or {})
+        licence = f" (licence: {config.license or 'not stated'})" if stated else ""
+        of_hub = config.file is None and config.hf_hub_id and config.hf_hub_filename
+        return f"from {source}" + (f", file {config.hf_hub_filename}" if of_hub else "") + licence
     return f"{config.tag or 'default'} weights from {source} (licence: {config.license or 'not stated by timm'})"
 
 
-def _load(model_name: str, arguments: dict[str, Any], source: str) -> nn.Module:
-    """The network with its pretrained weights; without them, it was tried already."""
-    try:
-        with _plain_weights_only():
-            model: nn.Module = timm.create_model(model_name, pretrained=True, **arguments)
-    except Exception as error:  # each way to load them has its own kinds
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
-            reason = "the file is damaged, or loading it would run code that is in it"
-        raise InputError(
-            f"the pretrained weights of {model_name}, {source}, cannot be loaded ({reason}): give a file with nothing but the "
-            "weights of this network, best as .safetensors, or train from scratch with --model.pretrained false"
-        ) from error
-    return model
+def licence_and_source(model_name: str, model_args: dict[str, Any] | None = None) -> tuple[str | None, str | None]:
+    """The licence of the pretrained weights and the model of the hub that they are; None for what is not known."""
+    config, known = weights_config(model_name, model_args), pretrained_config(model_name)
+    stated = "license" in ((model_args or {}).get("pretrained_cfg_overlay") or {}) or not _is_elsewhere(config, known)
+    return (config.license if stated else None), (config.hf_hub_id if config.file is None else None)
 
 
-@contextmanager
-def _plain_weights_only() -> Iterator[None]:
-    """Let torch.load take tensors and plain data only, whoever calls it.
-
-    timm asks for that, but where a file from a URL makes torch raise a TypeError, timm 1.0.31 loads it again without asking.
-    """
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ[names[0]] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[names[0]]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+def _is_elsewhere(config: PretrainedCfg, known: PretrainedCfg) -> bool:
+    """Whether the weights are others than timm's of that name."""
+    return any(getattr(config, name) != getattr(known, name) for name in _SOURCES)
 
 
-def _fit_to_images(model_name: str, arguments: dict[str, Any], image_size: int, *, native_size: int) -> dict[str, Any]:
+def _fit_to_images(model_name: str, arguments: dict[str, Any], image_size: int, *, native: bool) -> dict[str, Any]:
     """``arguments``, with ``img_size`` where the images are not of the native size and the model takes it.
 
     Raises:
         InputError: If the constructor refuses them; nothing is fetched or allocated to find that out.
     """
-    fitted = arguments if image_size == native_size else {**arguments, "img_size": image_size}
+    fitted = arguments if native else {**arguments, "img_size": image_size}
     error = _construction_error(model_name, fitted)
     if isinstance(error, TypeError) and "img_size" in str(error):  # such a model runs on images of any size
         fitted, error = arguments, _construction_error(model_name, arguments)
@@ -168,7 +184,7 @@ def _construction_error(model_name: str, arguments: dict[str, Any]) -> Exception
     return None
 
 
-def _weights_config(model_name: str, model_args: dict[str, Any] | None) -> PretrainedCfg:
+def weights_config(model_name: str, model_args: dict[str, Any] | None) -> PretrainedCfg:
     """What timm knows of the weights, with what ``pretrained_cfg_overlay`` in ``model_args`` puts in its place."""
     given = model_args or {}
     for name in _NO_MODEL_ARGS:
@@ -196,46 +212,10 @@ def _check_weights(model_name: str, config: PretrainedCfg) -> None:
             )
         return
     if not config.has_weights:
-        raise InputError(f"{model_name} has no pretrained weights: train from scratch with --model.pretrained false")
+        raise InputError(f"{model_name} has no pretrained weights: {FROM_SCRATCH}")
+    what = f"the pretrained weights of {model_name}"
     if config.hf_hub_id:  # which timm prefers to the URL
-        if not _is_cached(config.hf_hub_id, config.hf_hub_filename):
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
-            _refuse_to_fetch(model_name, config.hf_hub_id, f"{constants.HF_HUB_CACHE} (HF_HOME)", reason)
-    elif isinstance(config.url, str) and not check_cached_file(config.url):
-        _refuse_to_fetch(model_name, config.url, f"{get_cache_dir()} (TORCH_HOME)", _unreachable(config.url))
-
-
-def _refuse_to_fetch(model_name: str, source: str, cache: str, reason: str | None) -> None:
-    """Raise an error where there is a ``reason``."""
-    if reason:
-        raise InputError(
-            f"the pretrained weights of {model_name} ({source}) are not in the cache {cache} and cannot be fetched ({reason}): "
-            "connect once, take a filled cache, or train from scratch with --model.pretrained false"
-        )
-
-
-def _is_cached(hub_id: str, filename: str | None) -> bool:
-    repository, _, revision = hub_id.partition("@")
-    names = (filename,) if filename else ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names)
-
-
-def _unreachable(address: str) -> str | None:
-    """Why ``address`` does not answer within a moment; None if it does.
-
-    In a thread that is left behind, because no timeout of a request covers the search for a name's address.
-    """
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            get_session().head(address, timeout=1)
-        except Exception as error:  # every kind of network trouble means the same here
-            answers.append(f"{address} does not answer: {type(error).__name__}")
-        else:
-            answers.append(None)
-
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return answers[0] if answers else f"{address} does not answer within {PATIENCE} seconds"
+        names = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_WEIGHTS
+        check_hub_file(what, config.hf_hub_id, names, remedy=FROM_SCRATCH)
+    elif isinstance(config.url, str):
+        check_address(what, config.url, remedy=FROM_SCRATCH)

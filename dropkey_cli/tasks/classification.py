@@ -14,6 +14,7 @@ from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model, describe_weights, image_config
+from dropkey_cli.models.loading import taken_line
 from dropkey_cli.patching.apply import DropKeyPlan, apply_dropkey
 from dropkey_cli.tasks.description import check_same_network, describe
 from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
@@ -30,7 +31,8 @@ class Classification(LightningModule):
         monitor: The metric whose highest value marks the best checkpoint.
 
     Args:
-        model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224.
+        model_name: timm's name of the network, with or without a weights' tag, e.g. vit_small_patch16_224; or a model of the
+            hub, hf-hub:USER/NAME, or of a folder that dropkey export made, local-dir:FOLDER.
         pretrained: Start from timm's pretrained weights; false trains from scratch.
         model_args: Further arguments of the network's constructor, e.g. {"drop_path_rate": 0.1}.
         dropkey: How keys are dropped in training; null trains without DropKey.
@@ -92,7 +94,12 @@ class Classification(LightningModule):
         pretrained = self.pretrained and self.trainer.ckpt_path is None
         num_classes = len(data.class_names)
         self.network = create_model(
-            self.model_name, num_classes=num_classes, image_size=size, pretrained=pretrained, model_args=self.model_args
+            self.model_name,
+            num_classes=num_classes,
+            image_size=size,
+            pretrained=pretrained,
+            model_args=self.model_args,
+            class_names=list(data.class_names),
         )
         if self.dropkey is not None:
             images = torch.empty(2, 3, size, size, device="meta")
@@ -226,7 +233,8 @@ class Classification(LightningModule):
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         lines = [("model", f"{self.model_name}, {parameters / 1e6:.2f} M parameters")]
         size = self.data.preprocessing.image_size
-        native = image_config(self.model_name).image_size
+        lines += [("", line)] if (line := taken_line(self.network)) else []
+        native = image_config(self.model_name, self.model_args).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
         dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan)

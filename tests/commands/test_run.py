@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from dropkey_cli.commands.run import run
 from dropkey_cli.errors import RunError
-from dropkey_cli.models import factory
+from dropkey_cli.models import availability, factory
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ("fit", "--config", str(ROOT / "configs" / "quickstart.yaml"))
@@ -435,8 +435,8 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(refused: Refused
     def no_network() -> None:
         raise ConnectionError("no network in tests")
 
-    monkeypatch.setattr(factory, "get_session", no_network)
-    monkeypatch.setattr(factory, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(availability, "get_session", no_network)
+    monkeypatch.setattr(availability, "try_to_load_from_cache", lambda *_, **__: None)
     line = refused("fit", "--model.pretrained=true", "--trainer.accelerator=cpu", *QUICKSTART[1:])
     assert line.startswith("the pretrained weights of vit_tiny_patch16_224 (timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k)")
     assert "train from scratch with --model.pretrained false" in line

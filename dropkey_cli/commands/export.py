@@ -1,0 +1,109 @@
+"""``dropkey export``: a trained network as a folder for timm, an ONNX file or a torch.export program."""
+
+import shlex
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+
+from dropkey_cli.checkpoints import find_checkpoint
+from dropkey_cli.commands.command_line import check_words, underscored
+from dropkey_cli.commands.config_errors import OneLineParser
+from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.export.exporting import FORMS, check_output, export
+from dropkey_cli.export.hub import check_push, push
+from dropkey_cli.export.onnx_file import require_onnx
+from dropkey_cli.export.trained import Trained, read_trained
+
+DESCRIPTION = """\
+Write a trained network in forms that run without dropkey. Each is loaded again and compared with the network on images; where it
+computes something else, nothing is written. Nothing is pushed anywhere unless asked.
+"""
+
+
+def export_command(words: list[str]) -> None:
+    """Write the folder and print what is in it.
+
+    Args:
+        words: The words after ``dropkey export``.
+
+    Raises:
+        InputError: If an option is wrong, the folder is there already, or a package is missing.
+        RunError: If an export computes something else than the network, or the hub refuses it.
+    """
+    check_words(words)
+    options = _parser().parse_args(underscored(words))
+    forms = _forms(options.format)
+    if options.output is None:
+        raise InputError("no folder is given to write to: add --output DIR")
+    output = Path(options.output)
+    check_output(output)
+    path = find_checkpoint(options.ckpt_path)
+    if "onnx" in forms:
+        require_onnx()
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
+    elif options.public:
+        raise InputError("--public says who may see what is pushed: add --push_to_hub USER/NAME, or leave it out")
+    torch.set_num_threads(options.num_threads or torch.get_num_threads())
+    print(f"checkpoint  {path}", flush=True)
+    trained = read_trained(path)
+    title = options.push_to_hub or output.resolve().name
+    exported, images = export(
+        trained, forms, output, images=options.images, title=title, words=["dropkey", "export", *words]
+    )
+    print(f"compared    on {images}, as the network sees them, and on batches of 1 and 5 of them")
+    for row in exported:
+        print(f"{row.form:<12}{row.file}, {row.megabytes:.1f} MB, largest difference {row.difference:.2g}, {row.seconds:.1f} s")
+    print(f"licence     {_licence(trained)}")
+    if options.push_to_hub is not None:
+        print(f"pushed to   {push(output, options.push_to_hub, public=options.public)}")
+    if "timm" in forms:
+        _print_use(trained, output)
+
+
+def _forms(given: str) -> list[str]:
+    """The forms in ``--format``, each once."""
+    forms = list(dict.fromkeys(form.strip() for form in given.strip("[]").split(",")))
+    for form in forms:
+        if form not in FORMS:
+            raise InputError(
+                f"--format {form!r} is unknown: give one of {', '.join(FORMS)}, or several with commas between them"
+                f"{did_you_mean(form, FORMS)}"
+            )
+    return forms
+
+
+def _licence(trained: Trained) -> str:
+    if trained.licence:
+        return f"{trained.licence}, that of the weights it was trained from"
+    return "not stated: add that of the weights and data to README.md before you share it"
+
+
+def _print_use(trained: Trained, output: Path) -> None:
+    first = "import dropkey_cli.models; " if trained.is_ours else ""
+    if trained.is_ours:
+        print(f"note        timm has {trained.name} from dropkey only: import dropkey_cli.models first")
+    print(f'use         {first}timm.create_model("local-dir:{output}", pretrained=True)')
+    print(f"            dropkey fit --model.model_name {shlex.quote(f'local-dir:{output}')} --data.root YOUR_IMAGES")
+
+
+def _parser() -> ArgumentParser:
+    parser = OneLineParser(prog="dropkey export", description=DESCRIPTION)
+    parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint file, run folder, or best or last of the newest run.")
+    parser.add_argument(
+        "--format",
+        type=str,
+        default="timm",
+        help="timm: a folder for timm.create_model; onnx: model.onnx; torch: model.pt2 for torch.export.load; or several: timm,onnx.",
+    )
+    parser.add_argument("--output", type=str | None, help="The folder to make; it must not be there yet.")
+    parser.add_argument(
+        "--images",
+        type=str | None,
+        help="An image or a folder to compare on (default: the training images, if they are still there; else random ones).",
+    )
+    parser.add_argument("--push_to_hub", type=str | None, help="Also upload the folder to the Hugging Face Hub, as USER/NAME.")
+    parser.add_argument("--public", action="store_true", help="With --push_to_hub: a new model is public, not private.")
+    parser.add_argument("--num_threads", type=int | None, help="Threads per CPU operation.")
+    return parser

@@ -16,8 +16,8 @@ from dropkey_cli.export.onnx_file import require_onnx
 from dropkey_cli.export.trained import Trained, read_trained
 
 DESCRIPTION = """\
-Write a trained network in forms that run without dropkey. Each is loaded again and compared with the network on images; where it
-computes something else, nothing is written. Nothing is pushed anywhere unless asked.
+Write a trained network in forms that run without dropkey. Each is loaded again and compared with the network on images; where
+it computes something else, nothing is written. Nothing is pushed anywhere unless asked.
 """
 
 
@@ -49,9 +49,7 @@ def export_command(words: list[str]) -> None:
     print(f"checkpoint  {path}", flush=True)
     trained = read_trained(path)
     title = options.push_to_hub or output.resolve().name
-    exported, images = export(
-        trained, forms, output, images=options.images, title=title, words=["dropkey", "export", *words]
-    )
+    exported, images = export(trained, forms, output, images=options.images, title=title, words=["dropkey", "export", *words])
     print(f"compared    on {images}, as the network sees them, and on batches of 1 and 5 of them")
     for row in exported:
         print(f"{row.form:<12}{row.file}, {row.megabytes:.1f} MB, largest difference {row.difference:.2g}, {row.seconds:.1f} s")
@@ -95,7 +93,7 @@ def _parser() -> ArgumentParser:
         "--format",
         type=str,
         default="timm",
-        help="timm: a folder for timm.create_model; onnx: model.onnx; torch: model.pt2 for torch.export.load; or several: timm,onnx.",
+        help="timm: a folder that timm loads; onnx: model.onnx; torch: model.pt2 for torch.export.load; or several: timm,onnx.",
     )
     parser.add_argument("--output", type=str | None, help="The folder to make; it must not be there yet.")
     parser.add_argument(

@@ -11,11 +11,22 @@ from huggingface_hub import EvalResult, ModelCardData
 from dropkey_cli.export.trained import Trained
 
 # Those among timm's licences that the hub has an identifier for
-_HUB_LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "apple-ascl", "apple-amlr", "gemma", "unknown"}
+_HUB_LICENCES = {
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "apple-ascl",
+    "apple-amlr",
+    "gemma",
+    "unknown",
+}
 CITATION = """\
 @inproceedings{li2023dropkey,
   title     = {DropKey for Vision Transformer},
-  author    = {Li, Bonan and Hu, Yinhan and Nie, Xuecheng and Han, Congying and Jiang, Xiangjian and Guo, Tiande and Liu, Luoqi},
+  author    = {Li, Bonan and Hu, Yinhan and Nie, Xuecheng and Han, Congying and Jiang, Xiangjian and Guo, Tiande
+               and Liu, Luoqi},
   booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   pages     = {22700--22709},
   year      = {2023},
@@ -80,7 +91,9 @@ def front_matter(trained: Trained, forms: list[str], *, title: str) -> str:
     """What the hub reads of a card, as YAML."""
     known = trained.licence in _HUB_LICENCES
     results = [
-        EvalResult("image-classification", "imagefolder", _data_name(trained), name, round(value, 6), dataset_split="validation")
+        EvalResult(
+            "image-classification", "imagefolder", _data_name(trained), name, round(value, 6), dataset_split="validation"
+        )
         for name, value in trained.metrics.items()
     ]
     card = ModelCardData(
@@ -103,7 +116,10 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
     if counts := description.get("images"):
         yield "Images", ", ".join(f"{split} {number}" for split, number in counts.items())
     yield "Parameters", f"{sum(parameter.numel() for parameter in trained.network.parameters()) / 1e6:.2f} M"
-    size, crop = f"{image.image_size} × {image.image_size}", f"{image.interpolation}, crop {image.crop_pct:g} ({image.crop_mode})"
+    size, crop = (
+        f"{image.image_size} × {image.image_size}",
+        f"{image.interpolation}, crop {image.crop_pct:g} ({image.crop_mode})",
+    )
     yield "Input", f"{size} pixels, {crop}, mean {_numbers(image.mean)}, std {_numbers(image.std)}"
     yield "Trained from", (trained.base or "weights of one's own") if trained.pretrained else "scratch"
     yield "Licence", f"{trained.licence}, that of the weights it was trained from" if trained.licence else "not stated"
@@ -116,8 +132,9 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
 
 def _metrics(trained: Trained) -> Iterator[str]:
     if trained.metrics:
-        yield "## Metrics\n\nOn the validation images, at the epoch that was kept.\n\n| metric | value |\n|---|---|\n" + "\n".join(
-            f"| {name} | {value:.4f} |" for name, value in trained.metrics.items()
+        yield (
+            "## Metrics\n\nOn the validation images, at the epoch of this checkpoint.\n\n| metric | value |\n|---|---|\n"
+            + "\n".join(f"| {name} | {value:.4f} |" for name, value in trained.metrics.items())
         )
 
 
@@ -131,7 +148,7 @@ def _note_on_ours(trained: Trained, forms: list[str]) -> Iterator[str]:
 
 def _config(trained: Trained) -> str:
     """The options of data and model; of paths, which are nobody else's business, the last part."""
-    return yaml.safe_dump(_without_paths(trained.description["config"]), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(_without_paths(trained.description["config"]), sort_keys=False, allow_unicode=True))
 
 
 def _without_paths(value: Any) -> Any:  # noqa: ANN401 - any part of a config
@@ -151,7 +168,7 @@ def _command_word(word: str) -> str:
 def _data_name(trained: Trained) -> str:
     data = trained.description["config"]["data"]
     root = data.get("init_args", {}).get("root")
-    return os.path.basename(root.rstrip("/\\")) if isinstance(root, str) else data["class_path"].rpartition(".")[2].lower()
+    return os.path.basename(root.rstrip("/\\")) if isinstance(root, str) else str(data["class_path"]).rpartition(".")[2].lower()
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -40,7 +40,9 @@ def write_onnx(trained: Trained, images: Tensor, folder: Path) -> Run:
         )
     except (RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise RunError(f"torch cannot write {trained.name} as ONNX ({type(error).__name__}: {reason}): give --format timm") from error
+        raise RunError(
+            f"torch cannot write {trained.name} as ONNX ({type(error).__name__}: {reason}): give --format timm"
+        ) from error
     exported.model.metadata_props.update(metadata(trained))
     weights = sum(tensor.nbytes for tensor in trained.network.state_dict().values())
     exported.save(folder / FILE, external_data=weights > LARGEST)

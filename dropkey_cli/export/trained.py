@@ -39,7 +39,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """timm's name of the network."""
+        """The network's name in timm."""
         return str(self.description["model"]["name"])
 
     @property
@@ -90,7 +90,7 @@ def read_trained(path: Path) -> Trained:
 
 
 def read_metrics(path: Path, checkpoint: dict[str, Any]) -> dict[str, float]:
-    """The validation metrics of the step that a checkpoint is of: those that its run logged, or else the one it was chosen by."""
+    """The validation metrics of a checkpoint's step: those that its run logged, or else the one it was chosen by."""
     step, file = (checkpoint.get("global_step") or 0) - 1, path.parent.parent / "metrics.csv"
     if file.is_file():
         with file.open(encoding="utf-8", newline="") as rows:

@@ -44,7 +44,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     except RuntimeError as error:  # torch lists every name
         detail = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{str(path)!r} is damaged, its tensors are not those of {model['name']} ({detail} …): give one that dropkey fit wrote"
+            f"{str(path)!r} is damaged, its tensors are not those of {model['name']} ({detail} …): give another one"
         ) from error
     return network.eval(), description
 

@@ -134,12 +134,16 @@ def _read(path: Path, model_name: str) -> Saved:
         # timm makes tuples of some lists; what goes into a config.yaml and a checkpoint is plain
         config, architecture, model_args = json.loads(json.dumps(load_model_config_from_path(path.parent)))
         label_names, taken = config.get("label_names"), {name: config[name] for name in _TAKEN if name in config}
+        if (size := model_args.get("img_size")) is not None:  # that of the weights, whatever images timm recommends
+            taken["input_size"] = [taken.get("input_size", [3])[0], *(size if isinstance(size, list) else [size, size])]
         model_args = {name: value for name, value in model_args.items() if name not in _NOT_TAKEN and (name, value) != RGB}
         class_names = _in_order(label_names) if label_names else None
     except FileNotFoundError as error:
         raise InputError(f"{model_name!r} has no {CONFIG}: {str(path)!r} is not there; {_made_by()}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{model_name!r}: its {CONFIG} is not timm's ({type(error).__name__}: {error}); {_made_by()}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{model_name!r}: its {CONFIG} is not timm's ({type(error).__name__}: {error}); {_made_by()}"
+        ) from error
     wrong = [name for name, value in taken.items() if not _TAKEN[name](value)]
     if not isinstance(architecture, str) or wrong:
         named = f"{wrong[0]} {taken[wrong[0]]!r}" if wrong else f"architecture {architecture!r}"

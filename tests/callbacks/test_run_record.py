@@ -8,10 +8,11 @@ from dropkey_cli.callbacks.run_record import RunRecord
 
 CONFIG = "trainer: {max_epochs: 2}\nmodel:\n  class_path: a.B\n  init_args: {lr: null}\ndata: {class_path: c.D}\nname: é\n"
 MODULE: Any = None  # not looked at
+DATA = SimpleNamespace(splits={"train": [1, 2, 3], "val": iter([1])})  # a stream has no length
 
 
 def trainer(*, is_global_zero: bool = True) -> Any:  # noqa: ANN401
-    return SimpleNamespace(is_global_zero=is_global_zero)
+    return SimpleNamespace(datamodule=DATA, is_global_zero=is_global_zero)
 
 
 def test_config_is_written_as_it_was_asked_for(tmp_path: Path) -> None:
@@ -49,4 +50,5 @@ def test_checkpoints_hold_the_options_of_model_and_data(checkpoint: dict[str, An
     RunRecord(None, CONFIG).on_save_checkpoint(trainer(), MODULE, checkpoint)
     config = {"model": {"class_path": "a.B", "init_args": {"lr": None}}, "data": {"class_path": "c.D"}}
     assert checkpoint["dropkey"].pop("config") == config
+    assert checkpoint["dropkey"].pop("images") == {"train": 3}
     assert checkpoint["dropkey"] in ({}, {"class_names": ["a"]})

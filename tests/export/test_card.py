@@ -37,7 +37,15 @@ def test_what_the_hub_reads(tmp_path: Path) -> None:
 
 def test_what_people_read(tmp_path: Path) -> None:
     card = model_card(trained_at(tmp_path), ["timm"], title="lions", words=WORDS)
-    for text in ("Löwe, 猫", "train 90, val 10", "| val/acc1 | 0.7500 |", "ratio 0.3", "arXiv:2208.02646", "CVPR", "40 × 40 pixels"):
+    for text in (
+        "Löwe, 猫",
+        "train 90, val 10",
+        "| val/acc1 | 0.7500 |",
+        "ratio 0.3",
+        "arXiv:2208.02646",
+        "CVPR",
+        "40 × 40 pixels",
+    ):
         assert text in card
     config = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)[0])
     assert config["model"]["init_args"]["model_args"] == checkpoints.VIT

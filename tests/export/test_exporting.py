@@ -12,6 +12,7 @@ from dropkey_cli.data.preprocessing import eval_transform
 from dropkey_cli.data.reading import load_image
 from dropkey_cli.errors import InputError, RunError
 from dropkey_cli.export import exporting
+from dropkey_cli.export.comparing import Run
 from dropkey_cli.export.exporting import Form, check_output, export
 from dropkey_cli.export.trained import Trained, read_trained
 from tests.export import checkpoints
@@ -42,7 +43,7 @@ def test_the_snippet_in_the_card_runs_in_a_python_without_dropkey(photos: Path, 
 
 
 def test_a_form_that_computes_something_else_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(trained: Trained, images: Tensor, folder: Path) -> exporting.Run:
+    def write(trained: Trained, images: Tensor, folder: Path) -> Run:
         (folder / "model.onnx").write_text("x")
         return lambda images: trained.network(images) + 0.01
 

@@ -46,7 +46,9 @@ def test_the_folder_is_uploaded_as_it_was_checked(public: bool, api: Hub) -> Non
 
 def test_what_the_hub_refuses_is_one_line_that_says_how_to_go_on(api: Hub) -> None:
     api.error = PermissionError("401 Unauthorized\nmore")
-    with pytest.raises(RunError, match=r"^'out' is exported, but .*PermissionError: 401 Unauthorized\): .* hf upload me/lions out$"):
+    with pytest.raises(
+        RunError, match=r"^'out' is exported, but .*PermissionError: 401 Unauthorized\): .* hf upload me/lions out$"
+    ):
         push(Path("out"), "me/lions", public=False)
 
 

@@ -16,7 +16,7 @@ def test_images_it_was_trained_on_as_timm_would_prepare_them(photos: Path) -> No
     images, text = images_to_compare(PREPROCESSING, given=None, root=str(photos))
     transform = create_transform(32, interpolation="bicubic", crop_pct=0.8, mean=PREPROCESSING.mean, std=PREPROCESSING.std)
     files = [photos / "train/Löwe" / f"{number}.png" for number in range(8)]  # 00.png is none
-    expected = torch.stack([transform(Image.open(file)) for file in files])  # type: ignore[operator]
+    expected = torch.stack([transform(Image.open(file)) for file in files])
     torch.testing.assert_close(images, expected)
     assert text == f"8 images of {photos}"
 

@@ -11,7 +11,9 @@ from dropkey_cli.export.trained import read_trained
 from tests.export import checkpoints
 
 
-@pytest.mark.parametrize("which", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in checkpoints.NETWORKS if name != "vit")])
+@pytest.mark.parametrize(
+    "which", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in checkpoints.NETWORKS if name != "vit")]
+)
 def test_the_program_computes_the_same_on_any_batch_size(which: str, tmp_path: Path) -> None:
     network = checkpoints.save(tmp_path / "a.ckpt", which)
     size = checkpoints.NETWORKS[which][2]

@@ -286,7 +286,10 @@ def test_loading_weights_leaves_the_environment_as_it_was(hostile: Path, monkeyp
 def test_weights_of_another_network_are_refused_in_a_sentence(hostile: Path) -> None:
     torch.save(timm.create_model("test_resnet").state_dict(), hostile / "a.pth")
     arguments = {"pretrained_cfg_overlay": {"file": str(hostile / "a.pth")}}
-    with pytest.raises(InputError, match=rf"of test_vit, from {hostile}/a.pth, cannot be loaded \(they are those of another network: Missing key"):
+    with pytest.raises(
+        InputError,
+        match=rf"of test_vit, from {hostile}/a.pth, cannot be loaded \(they are those of another network: Missing key",
+    ):
         create_model("test_vit", num_classes=1000, image_size=160, pretrained=True, model_args=arguments)
 
 

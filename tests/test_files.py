@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.files import from_here, keep_earlier, resume_command, whole_file
+from dropkey_cli.files import from_here, keep_earlier, resume_command, whole_file, whole_folder
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -65,3 +65,20 @@ def test_a_path_is_as_short_as_from_here(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_command_to_go_on_can_be_pasted_into_a_shell(folder: str) -> None:
     assert shlex.split(resume_command(Path(folder))) == ["dropkey", "fit", "--resume", folder]
     assert resume_command(Path("runs/a/version_0")) == "dropkey fit --resume runs/a/version_0"
+
+
+def test_a_folder_is_there_when_it_is_complete(tmp_path: Path) -> None:
+    for target in (tmp_path / "a" / "b", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with whole_folder(target) as folder:
+            (folder / "x").write_text("1")
+            assert not (target / "x").exists()
+        assert [file.name for file in target.iterdir()] == ["x"]
+        assert [file.name for file in target.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_folder_that_fails_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == []

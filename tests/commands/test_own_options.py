@@ -1,4 +1,5 @@
-from dropkey_cli.commands.own_options import OWN_OPTIONS, own_options
+from dropkey_cli.callbacks.named_loggers import _STARTS
+from dropkey_cli.commands.own_options import LOGGERS, OWN_OPTIONS, own_options
 
 
 def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
@@ -8,3 +9,7 @@ def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
     for command in ("fit", "validate", "test", "predict"):
         assert of_fit <= {option.name for option in own_options(command)}
     assert "output" not in {option.name for option in own_options("test")}
+
+
+def test_loggers_are_those_that_can_be_started_and_csv() -> None:
+    assert set(LOGGERS) == {*_STARTS, "csv"}

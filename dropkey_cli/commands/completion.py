@@ -9,6 +9,7 @@ from pathlib import Path
 from dropkey_cli.catalog import read_catalog
 from dropkey_cli.checkpoints import RUNS
 from dropkey_cli.commands.option_list import SECTIONS, Option, sections, tool_options
+from dropkey_cli.commands.own_options import LOGGERS
 from dropkey_cli.commands.recipes import recipes
 from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.errors import InputError, did_you_mean
@@ -136,6 +137,8 @@ def _values(command: str, option: str, typed: str, before: list[str], trainer_co
     if name in ("ckpt_path", "resume"):
         words = ["best", "last", *_runs()] if name == "ckpt_path" else ["last", *_runs()]
         return [*_beginning(typed, words), *([] if typed.startswith(f"{RUNS}") else _paths(typed, (".ckpt",)))]
+    if name == "logger":
+        return _beginning(typed, LOGGERS)
     if name in ("model.model_name", "model"):
         return _beginning(typed, read_catalog().entries)
     found = next((one for one in _options(command, before, trainer_commands) if one.name == name), None)

@@ -56,6 +56,13 @@ OWN_OPTIONS = (
         ("fit",),
     ),
     OwnOption(
+        "logger",
+        str | list[str] | None,
+        None,
+        "tensorboard, wandb or mlflow, beside metrics.csv, or several with commas; each goes on with --resume.",
+        ("fit",),
+    ),
+    OwnOption(
         "num_threads",
         PositiveInt | None,
         None,

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.memory_advice import MemoryAdvice
+from dropkey_cli.callbacks.named_loggers import NamedLoggers, logger_names
 from dropkey_cli.callbacks.pace import FetchTimes
 from dropkey_cli.callbacks.report import Report, report_folder
 from dropkey_cli.callbacks.run_log import RunLog
@@ -196,6 +197,7 @@ class RunCLI(LightningCLI):
         options = self.config_init[self.command]
         if self.command == "fit":
             recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
+            logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, options), *recipe]
             seed = yaml.safe_load(self.asked)["seed_everything"]
@@ -257,6 +259,8 @@ class RunCLI(LightningCLI):
         self.log = RunLog(self.folder, self.typed)
         callbacks = [self.log, *fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)]
         best = None
+        if self.folder is not None:
+            callbacks.append(NamedLoggers(logger_names(options.logger), self.folder, self.asked))
         if self.folder is not None and config.get("enable_checkpointing") is not False:
             monitor, resumed = getattr(options.model, "monitor", None), self.resumed is not None
             if config.get("limit_val_batches") != 0:  # without validation none is best

@@ -49,6 +49,7 @@ def completed(*words: str) -> list[str]:
         (["predict", "--top-"], ["--top_k"]),
         (["fit", "--top_"], []),
         (["configs", "quick"], ["quickstart"]),
+        (["fit", "--logger", "t"], ["tensorboard"]),
         (["configs", "quickstart", "--c"], ["--copy"]),
         (["models", "t2t_vit_7"], ["t2t_vit_7"]),
         (["inspect", "t2t_vit_7", "--dropkey.ra"], ["--dropkey.ratio"]),

@@ -1,4 +1,5 @@
-from dropkey_cli.commands.own_options import OWN_OPTIONS, flags_spelled_out, own_options
+from dropkey_cli.callbacks.named_loggers import _STARTS
+from dropkey_cli.commands.own_options import LOGGERS, OWN_OPTIONS, flags_spelled_out, own_options
 
 
 def test_names_are_unique_and_options_of_fit_are_taken_everywhere() -> None:
@@ -23,3 +24,7 @@ def test_flags_need_no_value() -> None:
     ]
     assert flags_spelled_out("predict", words) == spelled
     assert flags_spelled_out("test", ["--features"]) == ["--features"]  # unknown there, and refused as such
+
+
+def test_loggers_are_those_that_can_be_started_and_csv() -> None:
+    assert set(LOGGERS) == {*_STARTS, "csv"}

@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import get_worker_info
 
 from dropkey_cli.commands.run import run
@@ -690,3 +691,24 @@ def test_a_lost_loading_process_is_one_sentence(dropkey: Dropkey, monkeypatch: p
         r", mostly because .*: give fewer --data.num_workers, e.g. 2, or a smaller --data.batch_size\n$",
         outcome.err,
     )
+
+
+# Loggers
+
+
+def test_tensorboard_has_what_metrics_csv_has_also_of_a_resumed_run(dropkey: Dropkey) -> None:
+    short = ("--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2", "--trainer.limit_val_batches=1")
+    assert dropkey("fit", "--config", "quickstart", "--trainer.max_epochs=1", "--logger=tensorboard", *short).code == 0
+    assert dropkey("fit", "--resume=last", "--trainer.max_epochs=2").code == 0
+    events = EventAccumulator(str(VERSION / "tensorboard"))
+    events.Reload()
+    shown = {(tag, event.step): event.value for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
+    rows = read_csv(VERSION / "metrics.csv")
+    logged = {(tag, int(row["step"])): float(value) for row in rows for tag, value in row.items() if value and tag != "step"}
+    assert shown == {key: pytest.approx(value) for key, value in logged.items()}
+    assert len(shown) > 30
+
+
+def test_a_logger_that_is_not_there_is_refused_before_there_is_a_folder(refused: Refused) -> None:
+    assert "--logger 'tensorbord' is unknown" in refused(*QUICKSTART, "--logger=tensorbord")
+    assert "a logger is given by its name as --logger tensorboard" in refused(*QUICKSTART, "--trainer.logger=tensorboard")

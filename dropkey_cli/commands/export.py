@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 
 from dropkey_cli.checkpoints import find_checkpoint
 from dropkey_cli.commands.command_line import check_words, underscored
@@ -28,17 +29,8 @@ def export_command(words: list[str]) -> None:
     check_words(words)
     options = tool_parser("export").parse_args(underscored(words))
     forms = _forms(options.format)
-    if options.output is None:
-        raise InputError("no folder is given to write to: add --output DIR")
-    output = Path(options.output)
-    check_output(output)
-    path = find_checkpoint(options.ckpt_path)
-    if "onnx" in forms:
-        require_onnx()
-    if options.push_to_hub is not None:
-        check_push(options.push_to_hub)
-    elif options.public:
-        raise InputError("--public says who may see what is pushed: add --push_to_hub USER/NAME, or leave it out")
+    _check(options, forms)
+    output, path = Path(options.output), find_checkpoint(options.ckpt_path)
     torch.set_num_threads(options.num_threads or torch.get_num_threads())
     print(f"checkpoint  {path}", flush=True)
     trained = read_trained(path)
@@ -52,6 +44,19 @@ def export_command(words: list[str]) -> None:
         print(f"pushed to   {push(output, options.push_to_hub, public=options.public)}")
     if "timm" in forms:
         _print_use(trained, output)
+
+
+def _check(options: Namespace, forms: list[str]) -> None:
+    """Refuse what would fail after the work."""
+    if options.output is None:
+        raise InputError("no folder is given to write to: add --output DIR")
+    check_output(Path(options.output))
+    if "onnx" in forms:
+        require_onnx()
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
+    elif options.public:
+        raise InputError("--public says who may see what is pushed: add --push_to_hub USER/NAME, or leave it out")
 
 
 def _forms(given: str) -> list[str]:

@@ -77,7 +77,7 @@ def model_card(trained: Trained, forms: list[str], *, title: str, words: list[st
         "\n".join(f"- **{name}:** {text}" for name, text in _facts(trained)),
         *_metrics(trained),
         "## Use",
-        *(f"```python\n{USAGE[form]}\n```" for form in forms),
+        *(f"```python\n{_usage(form, title)}\n```" for form in forms),
         *_note_on_ours(trained, forms),
         "## Training",
         f"```yaml\n{_config(trained)}```",
@@ -107,6 +107,10 @@ def front_matter(trained: Trained, forms: list[str], *, title: str) -> str:
         eval_results=results or None,
     )
     return card.to_yaml(line_break="\n")
+
+
+def _usage(form: str, title: str) -> str:
+    return USAGE[form].replace("USER/NAME", title if "/" in title else "USER/NAME")
 
 
 def _facts(trained: Trained) -> Iterator[tuple[str, str]]:

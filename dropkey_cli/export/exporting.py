@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, RunError
 from dropkey_cli.export.card import model_card
 from dropkey_cli.export.comparing import Run, check_difference, largest_difference
 from dropkey_cli.export.images import images_to_compare
@@ -68,10 +68,13 @@ def export(
     check_output(output)
     root = trained.description["config"]["data"].get("init_args", {}).get("root")
     batch, text = images_to_compare(trained.preprocessing, given=images, root=root)
-    with whole_folder(output) as folder:
-        exported = [_write(form, trained, batch, folder) for form in forms]
-        (folder / "README.md").write_text(model_card(trained, forms, title=title, words=words), encoding="utf-8")
-        (folder / "preprocessing.json").write_text(preprocessing_json(trained), encoding="utf-8")
+    try:
+        with whole_folder(output) as folder:
+            exported = [_write(form, trained, batch, folder) for form in forms]
+            (folder / "README.md").write_text(model_card(trained, forms, title=title, words=words), encoding="utf-8")
+            (folder / "preprocessing.json").write_text(preprocessing_json(trained), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"writing {str(output)!r} failed ({error}): free some space, or give another --output") from error
     return [row._replace(file=output / row.file.name) for row in exported], text
 
 

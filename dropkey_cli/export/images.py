@@ -38,7 +38,7 @@ def images_to_compare(preprocessing: Preprocessing, *, given: str | None, root: 
         found = list(islice((image for path in paths for image in _read(path, preprocessing)), NUM_IMAGES))
         given = folder
     if not found:
-        size = (NUM_IMAGES, 3, preprocessing.image_size, preprocessing.image_size)
+        size = (NUM_IMAGES, len(preprocessing.mean), preprocessing.image_size, preprocessing.image_size)
         random = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return preprocessing.normalize(random), f"{NUM_IMAGES} random images (--images PATH gives real ones)"
     found = found[:NUM_IMAGES]

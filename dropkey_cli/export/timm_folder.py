@@ -28,7 +28,7 @@ def write_timm(trained: Trained, _images: Tensor, folder: Path) -> Run:
         model_config={"label_names": trained.class_names},
         safe_serialization=True,
         data_config={
-            "input_size": (3, image.image_size, image.image_size),
+            "input_size": (len(image.mean), image.image_size, image.image_size),
             "mean": image.mean,
             "std": image.std,
             "interpolation": image.interpolation,

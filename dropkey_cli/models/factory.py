@@ -1,4 +1,4 @@
-"""Builds a timm network by name: the one place that calls ``timm.create_model``."""
+"""Builds a timm network by name; outside this folder nothing calls ``timm.create_model``."""
 
 import warnings
 from dataclasses import dataclass, fields, replace
@@ -138,8 +138,13 @@ def create_model(
     if saved is not None and class_names is not None and saved.class_names not in (None, class_names):
         overlay = arguments.get("pretrained_cfg_overlay") or {}
         arguments = {**arguments, "pretrained_cfg_overlay": {**overlay, "num_classes": 0}}  # timm: a new classifier
-    source = describe_weights(model_name, model_args)
-    return load_pretrained(model_name, arguments, source=source, changed=_changed(model_args or {}, saved))
+    return load_pretrained(
+        model_name,
+        arguments,
+        source=describe_weights(model_name, model_args),
+        of_timm=not _is_elsewhere(config, pretrained_config(model_name)),
+        changed=_changed(model_args or {}, saved),
+    )
 
 
 def create_saved(folder: Path) -> nn.Module:

@@ -24,15 +24,16 @@ class Taken(NamedTuple):
     """Tensors of the weights that the network has no place for; a classifier of other classes is not counted."""
 
 
-def load_pretrained(model_name: str, arguments: dict[str, Any], *, source: str, changed: list[str]) -> nn.Module:
+def load_pretrained(model_name: str, arguments: dict[str, Any], *, source: str, of_timm: bool, changed: list[str]) -> nn.Module:
     """The network with its pretrained weights; without them, it was tried already.
 
     Args:
         model_name: timm's name.
         arguments: What ``timm.create_model`` takes.
         source: The weights, in a phrase.
-        changed: Arguments that make the network another one than the weights were saved from, on purpose: then half
-            of its tensors are enough.
+        of_timm: Whether timm itself gives these weights to this name.
+        changed: Arguments that make the network another one than the weights were saved from. Then, as with timm's own
+            weights, half of its tensors are enough; otherwise none but the classifier's may be missing.
 
     Raises:
         InputError: If the weights cannot be loaded, would run code, or are those of another network.
@@ -48,7 +49,7 @@ def load_pretrained(model_name: str, arguments: dict[str, Any], *, source: str, 
     for loaded, new, left_out in loads:
         if loaded is model:
             taken = Taken(len(model.state_dict()), new, left_out)
-            _check_taken(model_name, model, taken, source=source, changed=changed)
+            _check_taken(model_name, model, taken, source=source, half=of_timm or bool(changed), changed=changed)
             vars(model)["taken_weights"] = taken
     return model
 
@@ -65,13 +66,13 @@ def taken_line(network: nn.Module) -> str | None:
     return text + (f"; not used: {_listed(taken.left_out)}" if taken.left_out else "")
 
 
-def _check_taken(model_name: str, model: nn.Module, taken: Taken, *, source: str, changed: list[str]) -> None:
+def _check_taken(model_name: str, model: nn.Module, taken: Taken, *, source: str, half: bool, changed: list[str]) -> None:
     """Refuse weights that leave the network as random as it was: timm loads what fits where the classes differ."""
     classifiers: Any = vars(model)["pretrained_cfg"].get("classifier") or ()
     classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
     own = [f"{name}.{part}" for name in classifiers for part in ("weight", "bias")]
     missing = [name for name in taken.new if name not in own]
-    if not missing or (changed and 2 * len(missing) <= taken.total):
+    if not missing or (half and 2 * len(missing) <= taken.total):
         return
     found = f"; it has others, such as {taken.left_out[0]!r}" if taken.left_out else ""
     of_ours = any(name.startswith("network.") for name in taken.left_out)

@@ -88,6 +88,11 @@ def resolve_name(model_name: str, model_args: dict[str, Any] | None = None) -> t
         saved, where = _read(folder / CONFIG, model_name), {"file": str(folder / (names or _PREFERRED_FILES)[0])}
     given = dict(model_args or {})
     own = given.pop("pretrained_cfg_overlay", None) or {}
+    if others := [name for name in ("file", "hf_hub_id", "url") if name in own]:  # of a config that is of another model
+        raise InputError(
+            f"{model_name!r} names its weights, and so does model_args, with {others[0]} {own[others[0]]!r}: leave one of them "
+            "out; --model.model_args null leaves out what a config gave to another model"
+        )
     overlay = {"license": None, **saved.config, **where, **own}
     return saved.architecture, {**saved.model_args, **given, "pretrained_cfg_overlay": overlay}
 

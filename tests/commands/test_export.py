@@ -145,4 +145,5 @@ def test_push_is_private_unless_asked(dropkey: Dropkey, tmp_path: Path, monkeypa
     assert "pushed to   https://hub/me/lions\n" in outcome.out
     assert dropkey("export", "--ckpt_path=a.ckpt", "--output=z", "--push_to_hub=me/lions", "--public").code == 0
     assert pushed == [(Path("y"), "me/lions", False), (Path("z"), "me/lions", True)]
+    assert '"hf-hub:me/lions"' in Path("y/README.md").read_text(encoding="utf-8")
     assert "# me/lions" in Path("y/README.md").read_text(encoding="utf-8")

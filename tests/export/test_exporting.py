@@ -64,6 +64,12 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
             check_output(output)
 
 
+def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "a.ckpt")
+    with pytest.raises(RunError, match=r"^writing '\S+a.ckpt/out' failed \(.*\): free some space, or give another --output$"):
+        export(read_trained(tmp_path / "a.ckpt"), ["timm"], tmp_path / "a.ckpt/out", images=None, title="x", words=WORDS)
+
+
 def test_dropkey_leaves_no_trace(tmp_path: Path) -> None:
     from dropkey_cli import DropKeySettings, apply_dropkey
 

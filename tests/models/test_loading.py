@@ -2,9 +2,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants as hub
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from dropkey_cli.errors import InputError
@@ -87,6 +89,18 @@ def test_more_than_half_must_be_there(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"are not those of test_vit, which has depth of its own: 168 of its 248 tensors"):
         load(tmp_path / "a.pth", depth=20)
+
+
+def test_timms_own_weights_may_lack_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "models--timm--test_vit.r160_in1k/snapshots/abc/model.safetensors"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "models--timm--test_vit.r160_in1k/refs").mkdir()
+    (tmp_path / "models--timm--test_vit.r160_in1k/refs/main").write_text("abc")
+    save_file({key: value for key, value in state().items() if "blocks.3" not in key}, file)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    network = create_model("test_vit", num_classes=3, image_size=160, pretrained=True)
+    assert str(taken_line(network)).startswith("66 of 80 tensors are taken; blocks.3.norm1.weight, ")
 
 
 def test_timm_and_torch_are_left_as_they_were(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

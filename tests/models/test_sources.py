@@ -105,6 +105,14 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     assert len(own) == 3  # theirs is left alone
 
 
+def test_weights_named_twice(tmp_path: Path) -> None:
+    saved(tmp_path / "m")
+    with pytest.raises(
+        InputError, match=r"names its weights, and so does model_args, with file 'x.pth': leave one of them out"
+    ):
+        resolve_name(f"local-dir:{tmp_path / 'm'}", {"pretrained_cfg_overlay": {"file": "x.pth"}})
+
+
 @pytest.mark.parametrize("name", ["hf-hub:me/lions", "hf_hub:me/lions"])
 def test_a_model_of_the_hub_in_the_cache_needs_no_network(name: str, tmp_path: Path) -> None:
     in_the_cache(tmp_path)

@@ -7,8 +7,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
+from dropkey_cli.callbacks.pace import Pace
+from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.commands.metrics_log import MetricsLog
-from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers
+from dropkey_cli.commands.run_parts import default_precision, fill_image_options, first_callbacks, loggers, progress_callbacks
 
 
 def test_data_takes_from_the_checkpoint_or_else_the_model_what_is_not_given() -> None:
@@ -46,3 +48,26 @@ def test_metrics_csv_stands_beside_the_loggers_that_are_named(tmp_path: Path) ->
         assert len(made) == kinds
         assert isinstance(made[0], MetricsLog)
     assert loggers(False, tmp_path) is False
+
+
+@pytest.mark.parametrize(
+    ("bar", "terminal", "fit", "other"),
+    [
+        (None, True, ["Pace", "ProgressLines", "ProgressBar"], ["ProgressBar"]),
+        (None, False, ["Pace", "ProgressLines"], ["EvaluationLines"]),
+        (True, False, ["Pace", "ProgressLines", "ProgressBar"], ["ProgressBar"]),
+        (False, True, ["Pace", "ProgressLines"], []),
+    ],
+)
+def test_a_terminal_gets_a_bar_a_pipe_gets_lines_and_run_log_gets_its_lines_in_any_case(
+    bar: bool | None, terminal: bool, fit: list[str], other: list[str]
+) -> None:
+    callbacks = progress_callbacks("fit", bar=bar, terminal=terminal, resumed=True)
+    assert [type(callback).__name__ for callback in callbacks] == fit
+    pace, lines = callbacks[:2]
+    assert isinstance(pace, Pace)
+    assert isinstance(lines, ProgressLines)
+    assert pace.resumed
+    assert lines.printed == (bar is None and not terminal)
+    callbacks = progress_callbacks("predict", bar=bar, terminal=terminal, resumed=False)
+    assert [type(callback).__name__ for callback in callbacks] == other

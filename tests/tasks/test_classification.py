@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
+from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.data.dataset import Example
 from dropkey_cli.data.digits import Digits
@@ -244,7 +245,8 @@ class Schedule(Callback):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
 def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
-    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), ProgressLines()]
+    pace = Pace()
+    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), pace, ProgressLines(pace)]
     run = trainer(callbacks=callbacks, logger=CSVLogger(tmp_path), log_every_n_steps=3, limit_val_batches=0)
     with Reads(run) as reads:
         run.fit(task(), random_data(32, batch_size=4))
@@ -264,7 +266,8 @@ def test_no_step_waits_for_the_gpu() -> None:
         def on_train_end(self, *_: object) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), ProgressLines()]
+    pace = Pace()
+    callbacks = [Strict(), BatchSeeds(0), Schedule(), DropRatioMonitor(None), FiniteLoss(), pace, ProgressLines(pace)]
     options = {"precision": "bf16-mixed", "max_epochs": 2, "limit_train_batches": 12, "limit_val_batches": 0}
     trainer(accelerator="gpu", callbacks=callbacks, log_every_n_steps=5, **options).fit(task(), Digits(image_size=SIZE))
 

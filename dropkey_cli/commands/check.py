@@ -18,10 +18,6 @@ from dropkey_cli.data.class_folders import LAYOUT
 from dropkey_cli.data.module import default_num_workers
 from dropkey_cli.errors import InputError
 
-DESCRIPTION = """\
-Read every image of a data set as training would and list what is wrong: files that cannot be read, the same image in two splits
-or with two labels. Exit code 0: nothing is wrong; 1: something is; 2: no class folders. No model and no config is needed.
-"""
 MOST_CLASSES = 30
 
 
@@ -153,9 +149,9 @@ class _Parser(ArgumentParser):
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(prog="dropkey check", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("root", nargs="?", metavar="ROOT", help="Folder with train/, val/, test/, or with the classes.")
-    parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help="The same, as the other commands spell it.")
-    parser.add_argument("--json", action="store_true", help="Print one object instead: everything that was found.")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="Processes that read (default: one per core, at most 8).")
+    parser = _Parser(prog="dropkey check", add_help=False, allow_abbrev=False)
+    parser.add_argument("root", nargs="?")
+    parser.add_argument("--data.root", dest="data_root")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--num_workers", type=int)
     return parser

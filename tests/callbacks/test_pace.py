@@ -26,6 +26,13 @@ def test_the_best_is_the_checkpoints_in_the_same_run_only() -> None:
         assert pace.best == (0.75 if resumed else None)
 
 
+def test_what_a_damaged_checkpoint_says_is_no_best() -> None:
+    pace = Pace(resumed=True)
+    for damaged in ({}, {"best": "x", "best_epoch": 1}, {"best": 0.5, "best_epoch": None}):
+        pace.load_state_dict(damaged)
+        assert pace.state_dict() == {"best": None, "best_epoch": 0}
+
+
 def test_a_value_before_training_is_no_best() -> None:
     pace = Pace()
     run: Any = SimpleNamespace(sanity_checking=True, callback_metrics={"val/x": torch.tensor(1.0)}, current_epoch=0)

@@ -1,7 +1,7 @@
 import pytest
 
 from dropkey_cli.benchmark.settings import Precision
-from dropkey_cli.commands import benchmark, inspect
+from dropkey_cli.commands import benchmark, check, inspect
 from dropkey_cli.commands.option_list import tool_options
 from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.commands.tool_options import Precision as Listed
@@ -12,7 +12,12 @@ def test_the_table_is_what_the_parser_takes(command: str, parser: object) -> Non
     actions = {action.dest: action for action in parser._actions}  # type: ignore[attr-defined]  # argparse's
     listed = {option.name: option for option in tool_options(command)}
     assert set(listed) == set(actions) - {"help", "dropkey", "print_shtab"} - ({"model"} if command == "inspect" else set())
-    assert set(TOOLS) == {"inspect", "benchmark"}
+    assert set(TOOLS) == {"check", "inspect", "benchmark"}
+
+
+def test_check_takes_what_its_table_says() -> None:
+    options = {name for action in check._parser()._actions for name in action.option_strings}
+    assert options == {f"--{option.name}" for option in TOOLS["check"].options}
 
 
 def test_precisions_are_those_that_can_be_measured() -> None:

@@ -93,7 +93,9 @@ def _dispatch(words: list[str]) -> None:
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
         _run(command, words[1:])
-    elif command in ("inspect", "benchmark", "export") and _help_wanted(words[1:]) is not None and "--fit" not in words:
+    elif (
+        command in ("check", "inspect", "benchmark", "export") and _help_wanted(words[1:]) is not None and "--fit" not in words
+    ):
         from dropkey_cli.commands.help import print_tool_help
 
         print_tool_help(command)

@@ -123,8 +123,9 @@ class Pace(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there, in the same run."""
-        if self.resumed:
-            self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        best, epoch = state_dict.get("best"), state_dict.get("best_epoch")
+        if self.resumed and isinstance(best, float) and isinstance(epoch, int):  # a file may say anything
+            self.best, self.best_epoch = best, epoch
 
 
 def num_images(batch: object) -> int:

@@ -162,7 +162,13 @@ class EvaluationLines(Callback):
     on_validation_start = on_predict_start = on_test_start
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, *_: object
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Write a line if the last one is long ago."""
         self._seen += 1

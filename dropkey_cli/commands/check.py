@@ -21,10 +21,6 @@ from dropkey_cli.data.table_file import FORMATS
 from dropkey_cli.data.table_rows import TableOptions
 from dropkey_cli.errors import InputError
 
-DESCRIPTION = """\
-Read every image of a data set as training would and list what is wrong: files that cannot be read, the same image in two splits
-or with two labels. Exit code 0: nothing is wrong; 1: something is; 2: no class folders, no table. No model, no config needed.
-"""
 MOST_CLASSES = 30
 TABLE_OPTIONS = [field.name for field in fields(TableOptions)]
 
@@ -173,14 +169,12 @@ class _Parser(ArgumentParser):
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(prog="dropkey check", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument(
-        "root", nargs="?", metavar="ROOT", help="Folder with train/, val/, test/, or with the classes; or a table."
-    )
-    parser.add_argument("--data.root", dest="data_root", metavar="ROOT", help="The same, as the other commands spell it.")
+    parser = _Parser(prog="dropkey check", add_help=False, allow_abbrev=False)
+    parser.add_argument("root", nargs="?")
+    parser.add_argument("--data.root", dest="data_root")
     for name in TABLE_OPTIONS:
-        parser.add_argument(f"--data.{name}", dest=name, metavar="X", help="As for dropkey fit with a table.")
-    parser.add_argument("--json", action="store_true", help="Print one object instead: everything that was found.")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="Processes that read (default: one per core, at most 8).")
-    parser.add_argument("--channels", type=int, default=3, metavar="N", help="Channels that training asks for.")
+        parser.add_argument(f"--data.{name}", dest=name)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--num_workers", type=int)
+    parser.add_argument("--channels", type=int, default=3)
     return parser

@@ -44,7 +44,6 @@ complete -c dropkey -a '(dropkey completion words (commandline -opc)[2..] (comma
 # Commands that take few options, with their first argument's kind
 FLAGS = {
     "models": ("--json", "--help"),
-    "check": ("--json", "--num_workers", "--help"),
     "configs": ("--copy", "--help"),
     "completion": ("--help",),
 }

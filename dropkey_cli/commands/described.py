@@ -53,7 +53,8 @@ def _arguments(constructor: ast.FunctionDef) -> Iterator[tuple[str, ast.expr | N
     """Name, annotation and default of each argument but self."""
     arguments = constructor.args
     plain = [*arguments.posonlyargs, *arguments.args][1:]
-    for argument, default in zip(plain, [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults, strict=True):
+    defaults = [*[None] * (len(plain) - len(arguments.defaults)), *arguments.defaults]
+    for argument, default in zip(plain, defaults, strict=True):
         yield argument.arg, argument.annotation, default
     for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield argument.arg, argument.annotation, value

@@ -33,6 +33,19 @@ def _option(name: str, kind: Any, default: Any, text: str, command: str) -> OwnO
 
 
 TOOLS = {
+    "check": Tool(
+        "ROOT [--OPTION VALUE ...]",
+        "Read every image of a data set as training would and list what is wrong: files that cannot be read, the same image in "
+        "two splits or with two labels. ROOT is a folder with train/, val/, test/, or with the classes; or a table. Exit code "
+        "0: nothing is wrong; 1: something is; 2: no class folders, no table. No model and no config is needed.",
+        (
+            _option("data.root", str, None, "The same as ROOT, as the other commands spell it.", "check"),
+            _option("json", None, None, "Print one object instead: everything that was found.", "check"),
+            _option("num_workers", int, None, "Processes that read (default: one per core, at most 8).", "check"),
+            _option("channels", int, 3, "Channels that training asks for.", "check"),
+        ),
+        (("data", "dropkey_cli.data.table_rows.TableOptions"),),
+    ),
     "inspect": Tool(
         "MODEL [--OPTION VALUE ...]",
         "Where a model attends and how much DropKey would drop there. MODEL is timm's name of the network, e.g. "

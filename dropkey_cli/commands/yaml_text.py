@@ -9,7 +9,7 @@ MAX_NODES = 100_000
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
-class RepeatedKeyError(yaml.YAMLError):
+class RepeatedKeyError(yaml.YAMLError):  # type: ignore[misc]  # yaml ships no types
     """A key is given twice."""
 
 

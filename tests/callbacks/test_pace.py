@@ -20,10 +20,17 @@ def test_speed_and_waiting_are_those_between_two_moments() -> None:
 def test_the_best_is_the_checkpoints_in_the_same_run_only() -> None:
     saved = Pace()
     saved.best, saved.best_epoch = 0.75, 3
-    for resumed, best in ((True, 0.75), (False, None)):
+    for resumed in (True, False):
         pace = Pace(resumed=resumed)
         pace.load_state_dict(saved.state_dict())
-        assert pace.best == best
+        assert pace.best == (0.75 if resumed else None)
+
+
+def test_what_a_damaged_checkpoint_says_is_no_best() -> None:
+    pace = Pace(resumed=True)
+    for damaged in ({}, {"best": "x", "best_epoch": 1}, {"best": 0.5, "best_epoch": None}):
+        pace.load_state_dict(damaged)
+        assert pace.state_dict() == {"best": None, "best_epoch": 0}
 
 
 def test_a_value_before_training_is_no_best() -> None:
@@ -32,10 +39,10 @@ def test_a_value_before_training_is_no_best() -> None:
     task: Any = SimpleNamespace(monitor="val/x")
     pace.on_validation_start(run, task)
     pace.on_validation_end(run, task)
-    assert pace.best is None
+    assert pace.state_dict() == {"best": None, "best_epoch": 0}
     run.sanity_checking = False
     pace.on_validation_end(run, task)
-    assert (pace.best, pace.best_epoch) == (1.0, 1)
+    assert pace.state_dict() == {"best": 1.0, "best_epoch": 1}
 
 
 def test_images_of_a_batch() -> None:

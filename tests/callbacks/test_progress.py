@@ -32,7 +32,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer that the lines need
     metrics = {"train/loss": torch.tensor(1.25), "val/acc1": torch.tensor(0.5), "test/acc1": torch.tensor(0.0)}
-    values = {"global_step": 0, "estimated_stepping_batches": 100, "current_epoch": 0, "max_epochs": 4, "is_global_zero": True}
+    values: dict[str, object] = {
+        "global_step": 0,
+        "estimated_stepping_batches": 100,
+        "current_epoch": 0,
+        "max_epochs": 4,
+        "is_global_zero": True,
+    }
     values |= {"world_size": 1, "optimizers": [], "profiler": None, "datamodule": None, "sanity_checking": False}
     return SimpleNamespace(**{**values, "callback_metrics": metrics, "training": True, **changes})
 

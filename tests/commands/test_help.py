@@ -127,6 +127,8 @@ def test_commands_with_options_of_their_own_look_the_same(capsys: pytest.Capture
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("usage: dropkey inspect MODEL [--OPTION VALUE ...] Where a model attends")
     assert "--dropkey.structure element|key|block|cross element: every query" in out
+    print_tool_help("check")
+    assert capsys.readouterr().out.startswith("usage: dropkey check ROOT [--OPTION VALUE ...]\n\nRead every image")
     print_tool_help("benchmark")
     out = " ".join(capsys.readouterr().out.split())
     assert "--precision 32-true|bf16-mixed|16-mixed Default: bf16-mixed" in out

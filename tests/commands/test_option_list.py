@@ -32,7 +32,7 @@ def test_options_of_a_class_are_what_jsonargparse_says_of_it(part: str, class_pa
     options = {option.name: option for option in class_options(part, "fit", [f"--{part}", class_path])}
     assert set(options) == set(actions)
     for name in set(options) - {"model.dropkey"}:
-        assert options[name].help == " ".join(actions[name].help.split())
+        assert options[name].help == " ".join((actions[name].help or "").split())
         shown = yaml.safe_load(options[name].default or "null")
         default = actions[name].default
         assert shown == (list(default) if isinstance(default, tuple) else default)

@@ -161,8 +161,10 @@ def test_checkpoint_describes_itself_with_plain_data(trained: Path) -> None:
     assert description["config"] == {part: config_of(trained / VERSION)[part] for part in ("model", "data")}
 
 
-def test_the_next_commands_are_printed(dropkey: Dropkey) -> None:
-    out = dropkey(*QUICKSTART, *ONE_STEP).out
+def test_the_next_commands_are_printed_and_nobody_advertises(dropkey: Dropkey) -> None:
+    out, err = dropkey(*QUICKSTART, *ONE_STEP)[1:]
+    assert out.splitlines()[-1].startswith("next: dropkey predict --ckpt_path ")
+    assert not re.search(r"litmodels|lightning\.ai|\bTip\b|https?://", out + err)
     assert f"{'run folder':<12}{VERSION}" in out
     assert f"next: dropkey predict --ckpt_path {VERSION}/checkpoints/best.ckpt --data.root IMAGE_OR_FOLDER" in out
     assert dropkey(*QUICKSTART, *ONE_STEP, "--name=mine/deeper").code == 0

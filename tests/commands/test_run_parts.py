@@ -12,7 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
+from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.patience import Patience
+from dropkey_cli.callbacks.progress import ProgressLines
 from dropkey_cli.callbacks.weight_average import WeightAverage
 from dropkey_cli.commands.metrics_log import MetricsLog
 from dropkey_cli.commands.run_parts import (
@@ -21,6 +23,7 @@ from dropkey_cli.commands.run_parts import (
     first_callbacks,
     loggers,
     predict_as_asked,
+    progress_callbacks,
     recipe_callbacks,
 )
 from dropkey_cli.errors import InputError
@@ -157,3 +160,26 @@ def test_a_task_is_told_how_to_predict() -> None:
     predict_as_asked(plain, Namespace())  # type: ignore[no-untyped-call]  # fit has neither
     with pytest.raises(InputError, match="--mc_samples: LightningModule cannot do it"):
         predict_as_asked(plain, Namespace(mc_samples=3))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("bar", "terminal", "fit", "other"),
+    [
+        (None, True, ["Pace", "ProgressLines", "ProgressBar"], ["ProgressBar"]),
+        (None, False, ["Pace", "ProgressLines"], ["EvaluationLines"]),
+        (True, False, ["Pace", "ProgressLines", "ProgressBar"], ["ProgressBar"]),
+        (False, True, ["Pace", "ProgressLines"], []),
+    ],
+)
+def test_a_terminal_gets_a_bar_a_pipe_gets_lines_and_run_log_gets_its_lines_in_any_case(
+    bar: bool | None, terminal: bool, fit: list[str], other: list[str]
+) -> None:
+    callbacks = progress_callbacks("fit", bar=bar, terminal=terminal, resumed=True)
+    assert [type(callback).__name__ for callback in callbacks] == fit
+    pace, lines = callbacks[:2]
+    assert isinstance(pace, Pace)
+    assert isinstance(lines, ProgressLines)
+    assert pace.resumed
+    assert lines.printed == (bar is None and not terminal)
+    callbacks = progress_callbacks("predict", bar=bar, terminal=terminal, resumed=False)
+    assert [type(callback).__name__ for callback in callbacks] == other

@@ -42,7 +42,8 @@ def table(folder: Path) -> dict[str, float]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two processes, and eleven images."""
     folder = tmp_path_factory.mktemp("two")
-    assert run_on(2, [*FIT, "--config", str(OVERLAYS / "ddp.yaml")], folder) == [0, 0], log(folder)
+    words = [*FIT, "--config", str(OVERLAYS / "ddp.yaml"), "--logger=tensorboard"]
+    assert run_on(2, words, folder) == [0, 0], log(folder)
     (folder / "images").mkdir()
     for number in range(11):
         Image.effect_noise((20, 24), 90 + number).save(folder / "images" / f"{number:02}.png")
@@ -63,6 +64,18 @@ def test_processes_make_one_run_and_count_together(trained: Path) -> None:
     dropping = [row for row in logged if row["layer"] != "blocks.5.attn"]
     assert {row["draws"] for row in dropping} == {str(2 * draws)}
     assert [int(row["dropped"]) for row in dropping] == [round(count) for count in counted]
+
+
+def test_the_first_process_speaks_for_all(trained: Path) -> None:
+    said = log(trained)
+    written = (trained / RUN / "run.log").read_text(encoding="utf-8")
+    for text in (said, written):
+        assert "6 optimizer steps of 16 images (8 × 2 devices)" in text
+        assert [text.count(f"epoch {epoch}/2  step {3 * epoch}/6") for epoch in (1, 2)] == [1, 1]
+        assert text.count("next: dropkey predict") == 1
+    assert "images/s" in said
+    assert "epoch 1/2" not in log(trained, 1)
+    assert [str(path.relative_to(trained)) for path in trained.rglob("tensorboard")] == [f"{RUN}/tensorboard"]
 
 
 def test_validation_in_training_is_that_of_one_process(trained: Path) -> None:

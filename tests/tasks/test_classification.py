@@ -278,7 +278,8 @@ class Schedule(Callback):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*number of training batches.*")
 def test_the_host_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
-    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), ProgressLines(Pace())]
+    pace = Pace()
+    callbacks = [BatchSeeds(0), Schedule(), DropRatioMonitor(tmp_path), FiniteLoss(), pace, ProgressLines(pace)]
     run = trainer(callbacks=callbacks, logger=CSVLogger(tmp_path), log_every_n_steps=3, limit_val_batches=0)
     with Reads(run) as reads:
         run.fit(task(), random_data(32, batch_size=4))

@@ -8,7 +8,8 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 
 from dropkey_cli import __version__
 from dropkey_cli.errors import InputError, RunError, did_you_mean
@@ -28,6 +29,8 @@ OTHER_COMMANDS = {
     "benchmark": "what DropKey costs on this machine, in time and memory",
     "completion": "Tab completion for bash, zsh or fish",
 }
+HEAVY_COMMANDS = {"check", "inspect", "export", "benchmark"}
+"""Those that import torch; what they take stands in a table that does not."""
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 
 OTHER_NAMES = {"train": "fit", "finetune": "fit", "eval": "validate", "evaluate": "validate", "val": "validate"}
@@ -93,47 +96,24 @@ def _dispatch(words: list[str]) -> None:
         print(f"dropkey {__version__}")
     elif command in TRAINER_COMMANDS:
         _run(command, words[1:])
-    elif (
-        command in ("check", "inspect", "benchmark", "export") and _help_wanted(words[1:]) is not None and "--fit" not in words
-    ):
+    elif command in OTHER_COMMANDS:
+        _run_other(command, words[1:])
+    else:
+        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{_near_commands(command)}")
+
+
+def _run_other(command: str, words: list[str]) -> None:
+    """Run a command that is none of the Trainer's: the function of its name in the module of its name."""
+    if command in HEAVY_COMMANDS and _help_wanted(words) is not None and "--fit" not in words:
         from dropkey_cli.commands.help import print_tool_help
 
         print_tool_help(command)
-    elif command == "check":
-        with _large_imports():
-            from dropkey_cli.commands.check import check
-
-        if not check(words[1:]):
-            raise SystemExit(1)
-    elif command == "inspect":
-        with _large_imports():
-            from dropkey_cli.commands.inspect import inspect
-
-        inspect(words[1:])
-    elif command == "benchmark":
-        with _large_imports():
-            from dropkey_cli.commands.benchmark import benchmark
-
-        benchmark(words[1:])
-    elif command == "export":
-        with _large_imports():
-            from dropkey_cli.commands.export import export_command
-
-        export_command(words[1:])
-    elif command == "configs":
-        from dropkey_cli.commands.configs import configs
-
-        configs(words[1:])
-    elif command == "completion":
-        from dropkey_cli.commands.completion import completion
-
-        completion(words[1:], COMMANDS, TRAINER_COMMANDS)
-    elif command == "models":
-        from dropkey_cli.commands.models import models
-
-        models(words[1:])
-    else:
-        raise InputError(f"{command!r} is no command: give one of {', '.join(COMMANDS)}{_near_commands(command)}")
+        return
+    with _large_imports() if command in HEAVY_COMMANDS else nullcontext():
+        function = getattr(import_module(f"dropkey_cli.commands.{command}"), command)
+    further = (COMMANDS, TRAINER_COMMANDS) if command == "completion" else ()
+    if function(words, *further) is False:
+        raise SystemExit(1)
 
 
 def _near_commands(given: str) -> str:

@@ -10,13 +10,14 @@ from dropkey_cli.checkpoints import find_checkpoint
 from dropkey_cli.commands.command_line import check_words, underscored
 from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.errors import InputError, did_you_mean
-from dropkey_cli.export.exporting import FORMS, check_output, export
+from dropkey_cli.export.exporting import FORMS, check_output
+from dropkey_cli.export.exporting import export as export_network
 from dropkey_cli.export.hub import check_push, push
 from dropkey_cli.export.onnx_file import require_onnx
 from dropkey_cli.export.trained import Trained, read_trained
 
 
-def export_command(words: list[str]) -> None:
+def export(words: list[str]) -> None:
     """Write the folder and print what is in it.
 
     Args:
@@ -35,7 +36,9 @@ def export_command(words: list[str]) -> None:
     print(f"checkpoint  {path}", flush=True)
     trained = read_trained(path)
     title = options.push_to_hub or output.resolve().name
-    exported, images = export(trained, forms, output, images=options.images, title=title, words=["dropkey", "export", *words])
+    exported, images = export_network(
+        trained, forms, output, images=options.images, title=title, words=["dropkey", "export", *words]
+    )
     print(f"compared    on {images}, as the network sees them, and on batches of 1 and 5 of them")
     for row in exported:
         print(f"{row.form:<12}{row.file}, {row.megabytes:.1f} MB, largest difference {row.difference:.2g}, {row.seconds:.1f} s")

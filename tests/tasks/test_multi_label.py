@@ -81,7 +81,7 @@ def test_predictions_are_probabilities_of_each_class_by_itself() -> None:
     logits, labels, images = answers()
     # Prediction knows no labels, so that data of one label per image are no reason to refuse
     [found] = cast(list[Any], trainer().predict(task(Reader), Images(images, labels, batch_size=50, multi_label=False)))
-    assert torch.allclose(found, logits.sigmoid(), atol=1e-6)
+    assert torch.allclose(found["probability"], logits.sigmoid(), atol=1e-6)
 
 
 def test_logits_of_probabilities_are_the_logits() -> None:

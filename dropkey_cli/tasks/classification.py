@@ -229,7 +229,7 @@ class Classification(LightningModule):
         native = image_config(self.model_name).image_size
         if self.pretrained and size != native:
             lines.append(("", f"position embeddings of {native} × {native} images are resampled to {size} × {size}"))
-        dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan).removeprefix("DropKey in ")
+        dropkey = "none" if self.dropkey_plan is None else str(self.dropkey_plan)
         optimizer = f"AdamW, lr {self.learning_rate:.3g}, layer decay {self.layer_decay:g}, weight decay {self.weight_decay:g}"
         best = "the checkpoint with the highest val/balanced_acc, the mean over classes (val/acc1 where they are even)"
         lines += [("DropKey", dropkey), ("optimizer", optimizer), ("best", best)]

@@ -87,7 +87,8 @@ def _images_per_step(trainer: Trainer) -> str:
 def _print(lines: list[tuple[str, str]]) -> None:
     """Print the plan, in a terminal with its texts in one column."""
     width = shutil.get_terminal_size().columns - 12 if sys.stdout.isatty() else 10_000
-    for name, text in lines:
+    for name, line in lines:
+        text = line.removeprefix(f"{name} in ")  # DropKey in 12 layers
         wrapped = textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False)
         print(f"{name:<12}" + f"\n{'':<12}".join(wrapped), flush=True)
         note(f"{name:<12}{text}")

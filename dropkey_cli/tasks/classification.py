@@ -264,7 +264,7 @@ class Classification(PredictingModule):
         lines += [("", line)] if (line := taken_line(self.network)) else []
         native = image_config(self.model_name, self.model_args).image_size
         lines += resampling_lines(self.data.preprocessing.image_size, native) if self.pretrained else []
-        lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan).removeprefix("DropKey in ")))
+        lines.append(("DropKey", "none" if self.dropkey_plan is None else str(self.dropkey_plan)))
         lines += self.optimization_lines()
         lines += loss_lines(self.loss_name, self.label_smoothing, self.loss_weights, self.data.class_names)
         lines += mixing_lines(self.mixing, self.mix_off_share)

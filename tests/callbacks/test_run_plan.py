@@ -81,6 +81,27 @@ def test_only_fit_has_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_images_per_step_are_those_of_all_devices_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SimpleNamespace(batch_size=32)
+    lines = run_lines(trainer(datamodule=data, accumulate_grad_batches=2))
+    assert lines[0] == ("training", "2 epochs, 8 optimizer steps of 256 images (32 × 4 devices × 2 batches accumulated)")
+    assert run_lines(trainer(datamodule=data, accumulate_grad_batches=1, world_size=1))[0][1].endswith("steps of 32 images")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    on_gpus = trainer(strategy=DDPStrategy(root_device=torch.device("cuda:0")))
+    assert run_lines(on_gpus)[1] == ("device", "4 × cuda, H200 (DDPStrategy), precision 32-true")
+
+
+def test_a_terminal_gets_the_texts_in_one_column(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = Talks(("DropKey", "DropKey in 12 layers: " + "words " * 30))
+    monkeypatch.setattr("dropkey_cli.callbacks.run_plan.sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    RunPlan(None).on_fit_start(trainer(), task)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("DropKey     12 layers: words")
+    assert lines[1].startswith(f"{'':<12}words")
+    assert max(map(len, lines)) <= 60
+
+
 def test_length_and_device_of_a_run() -> None:
     assert dict(run_lines(trainer(max_epochs=-1)))["training"] == "8 optimizer steps"
     assert dict(run_lines(trainer(max_epochs=3, world_size=1))) == {

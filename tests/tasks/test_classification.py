@@ -386,7 +386,7 @@ def test_network_fits_the_data_and_has_dropkey() -> None:
     assert plan is not None
     assert [layer.ratio for layer in plan.layers] == pytest.approx([0.4, 0.2, 0.0])
     lines = dict(model.plan_lines())
-    assert lines["DropKey"] == "3 attention layers: ratio 0.4 first, 0 last, 0.2 mean (decreasing, element)"
+    assert lines["DropKey"] == "DropKey in 3 attention layers: ratio 0.4 first, 0 last, 0.2 mean (decreasing, element)"
     assert lines["optimizer"] == "AdamW, lr 7.81e-06, layer decay 1, weight decay 0.05 (none on biases and norms)"
     description = model.describe()
     assert description["class_names"] == [str(number) for number in range(10)]

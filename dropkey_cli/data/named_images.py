@@ -8,12 +8,12 @@ from typing import Any
 
 from dropkey_cli.data.class_folders import nearest_first, refuse_scarce
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.hugging_face_sets import open_hugging_face
 from dropkey_cli.data.image_files import ImageFiles
-from dropkey_cli.data.named_set import NamedSet, Picked
-from dropkey_cli.data.shards import open_shards
-from dropkey_cli.data.tar_sets import open_tars
-from dropkey_cli.data.torchvision_sets import open_torchvision
+from dropkey_cli.data.named.hugging_face_sets import open_hugging_face
+from dropkey_cli.data.named.named_set import NamedSet, Picked
+from dropkey_cli.data.named.shards import open_shards
+from dropkey_cli.data.named.tar_sets import open_tars
+from dropkey_cli.data.named.torchvision_sets import open_torchvision
 from dropkey_cli.errors import InputError
 
 _ROOTS = "expected torch/NAME, hfds/NAME, wds/FOLDER, tar/FOLDER or FILE.tar"

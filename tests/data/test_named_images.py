@@ -11,9 +11,9 @@ from torch import Tensor
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.data.image_folder import ImageFolder
+from dropkey_cli.data.named.torchvision_sets import open_torchvision
 from dropkey_cli.data.named_images import NamedImages
 from dropkey_cli.data.reading import load_image
-from dropkey_cli.data.torchvision_sets import open_torchvision
 from dropkey_cli.errors import InputError
 from tests.data.formats import CLASSES, write_folder, write_mnist, write_parquet, write_shards, write_tar
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from dropkey_cli.data.tar_files import Place, TarReader, find_tars, kept_rows, tar_members, tar_split
+from dropkey_cli.data.named.tar_files import Place, TarReader, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.errors import InputError
 from tests.data.formats import write_tar
 

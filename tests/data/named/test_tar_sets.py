@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.data.tar_sets import open_tars
+from dropkey_cli.data.named.tar_sets import open_tars
 from dropkey_cli.errors import InputError
 from tests.data.formats import CLASSES, pictures, write_folder, write_tar
 

@@ -7,8 +7,8 @@ import pytest
 import torchvision
 from PIL import Image
 
+from dropkey_cli.data.named.torchvision_sets import SETS, labels_of, open_torchvision
 from dropkey_cli.data.reading import load_image
-from dropkey_cli.data.torchvision_sets import SETS, labels_of, open_torchvision
 from dropkey_cli.errors import InputError
 from tests.data.formats import write_cifar10, write_mnist
 

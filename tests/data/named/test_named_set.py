@@ -1,6 +1,6 @@
 import pytest
 
-from dropkey_cli.data.named_set import Picked, choose_splits, numbered, numbers
+from dropkey_cli.data.named.named_set import Picked, choose_splits, numbered, numbers
 from dropkey_cli.errors import InputError
 
 

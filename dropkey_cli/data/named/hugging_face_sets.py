@@ -8,7 +8,7 @@ from io import BytesIO
 from types import ModuleType
 from typing import Any, cast
 
-from dropkey_cli.data.named_set import NamedSet, NamedSplit, choose_splits, numbered, numbers
+from dropkey_cli.data.named.named_set import NamedSet, NamedSplit, choose_splits, numbered, numbers
 from dropkey_cli.data.reading import ImageFile
 from dropkey_cli.errors import InputError, one_line
 

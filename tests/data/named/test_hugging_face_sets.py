@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dropkey_cli.data.hugging_face_sets import open_hugging_face
+from dropkey_cli.data.named.hugging_face_sets import open_hugging_face
 from dropkey_cli.data.reading import load_image
 from dropkey_cli.errors import InputError
 from tests.data.formats import CLASSES, hugging_face, pictures, write_folder, write_parquet

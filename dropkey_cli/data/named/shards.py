@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES
-from dropkey_cli.data.named_set import NamedSet, choose_splits, numbers
+from dropkey_cli.data.named.named_set import NamedSet, choose_splits, numbers
+from dropkey_cli.data.named.tar_files import Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.data.reading import is_image_file
-from dropkey_cli.data.tar_files import Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.errors import InputError
 
 _LAYOUT = "expected WebDataset shards such as train-0000.tar, with NAME.jpg and NAME.cls (or NAME.json) for each image"

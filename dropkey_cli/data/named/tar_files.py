@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import IO, Any, NamedTuple
 
 from dropkey_cli.data.kept_listing import kept_listing
-from dropkey_cli.data.named_set import NamedSplit
+from dropkey_cli.data.named.named_set import NamedSplit
 from dropkey_cli.data.reading import Stamps, stamp
 from dropkey_cli.errors import InputError
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dropkey_cli.data.named_set import NamedSet, NamedSplit, numbered
+from dropkey_cli.data.named.named_set import NamedSet, NamedSplit, numbered
 from dropkey_cli.data.reading import ImageFile
 from dropkey_cli.errors import InputError, did_you_mean
 

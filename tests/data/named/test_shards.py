@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dropkey_cli.data.named_set import NamedSet
+from dropkey_cli.data.named.named_set import NamedSet
+from dropkey_cli.data.named.shards import open_shards
 from dropkey_cli.data.reading import load_image
-from dropkey_cli.data.shards import open_shards
 from dropkey_cli.errors import InputError
 from tests.data.formats import CLASSES, pictures, write_folder, write_shards, write_tar
 

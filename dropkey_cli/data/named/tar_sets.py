@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES
-from dropkey_cli.data.named_set import NamedSet
+from dropkey_cli.data.named.named_set import NamedSet
+from dropkey_cli.data.named.tar_files import Member, Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.data.reading import is_image_file
-from dropkey_cli.data.tar_files import Member, Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.errors import InputError
 
 _LAYOUT = "expected an archive with CLASS/*.jpg, or with train/CLASS/*.jpg and val/CLASS/*.jpg, or a folder of such archives"

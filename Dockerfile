@@ -22,7 +22,8 @@ FROM ${BASE} AS base
 FROM base AS builder
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-# Before the source: the dependencies (several GB) are installed again only when the lock changes
+# Before the source: the dependencies (several GB) are installed again only when the lock changes. It holds the extras onnx,
+# parquet and tensorboard, since nothing can be installed into a running container.
 COPY requirements.lock /src/
 RUN pip install --no-cache-dir --require-hashes -r /src/requirements.lock
 COPY . /src

@@ -74,6 +74,16 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
     assert labels == [(0, 1), (), (0,), (0, 1), ()]
 
 
+def test_the_order_of_labels_says_nothing(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ("1", ["dog", "cat"]), ("1", ["cat", "dog", "cat"]))
+    assert rows.samples(["cat", "dog"], look=False)["train"] == [Sample(f"{tmp_path}/1", (0, 1))]
+
+
+def test_an_empty_separator_is_refused() -> None:
+    with pytest.raises(InputError, match=r"label_separator is empty; .* --data\.label_separator '\|'"):
+        TableRows("")
+
+
 def test_lists_make_all_images_have_several_labels(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ("1", "cat"), ("2", ["dog"]))
     assert rows.is_multi

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.optim._param_groups import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 

@@ -66,7 +66,7 @@ def print_tool_help(command: str) -> None:
     """Print the help of a command that takes options of its own only.
 
     Args:
-        command: check, inspect or benchmark.
+        command: check, inspect, benchmark or export.
     """
     tool = TOOLS[command]
     parser = _parser(f"dropkey {command}", tool.arguments, tool.description)

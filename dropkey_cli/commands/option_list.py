@@ -88,7 +88,7 @@ def tool_options(command: str) -> list[Option]:
     """The options of a command that is none of the Trainer's.
 
     Args:
-        command: check, inspect or benchmark.
+        command: check, inspect, benchmark or export.
     """
     tool = TOOLS[command]
     nested = [_of_class(one, prefix) for prefix, class_path in tool.settings for one in described_parameters(class_path)]

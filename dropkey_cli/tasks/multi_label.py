@@ -5,14 +5,13 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dropkey_cli.tasks.classification import Classification
-from dropkey_cli.tasks.losses import binary_cross_entropy
 from dropkey_cli.tasks.multi_label_metrics import multi_label_metrics
 
 
 class MultiLabelClassification(Classification):
     """A timm vision transformer with DropKey that learns any number of classes per image: a yes or no for each.
 
-    Its options are those of `Classification`.
+    Its options are those of `Classification`; the loss is bce.
     """
 
     monitor = "val/map"
@@ -35,8 +34,3 @@ class MultiLabelClassification(Classification):
     def metric_labels(self, labels: Tensor) -> Tensor:
         """The labels (B, K) as they are."""
         return labels
-
-    def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
-        """Mean over images and classes of the binary cross-entropy () of logits (B, K) for labels (B, K)."""
-        smoothing, weights = (self.label_smoothing, self.loss_weights) if training else (0.0, None)
-        return binary_cross_entropy(logits, labels, smoothing=smoothing, weights=weights)

@@ -209,11 +209,15 @@ class Classification(PredictingModule):
         """What prediction gives for logits (B, K), in [0, 1]."""
         return normalized_sigmoid(logits) if self.loss_name == "bce" else logits.float().softmax(-1)
 
-    def logits_of(self, probabilities: Tensor) -> Tensor:
-        """Logits (B, K) that `probabilities` turns into these; finite also where a class has no chance."""
-        smallest = torch.finfo(torch.float32).tiny
-        logits = probabilities.clamp(min=smallest).log()
-        return (logits - (1 - probabilities).clamp(min=smallest).log() if self.loss_name == "bce" else logits).float()
+    def scores(self, logits: Tensor) -> Tensor:
+        """What is averaged over masks before the loss, in [0, 1]: with bce of each class by itself, as the loss takes it."""
+        return logits.float().sigmoid() if self.loss_name == "bce" else self.probabilities(logits)
+
+    def logits_of(self, scores: Tensor) -> Tensor:
+        """Logits (B, K) whose `scores` are these; finite also where a class has no chance, or no other has."""
+        least, most = torch.finfo(torch.float32).tiny, 1 - 2**-24
+        logits = scores.clamp(min=least).log()
+        return (logits - torch.log1p(-scores.clamp(max=most)) if self.loss_name == "bce" else logits).float()
 
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""

@@ -1,6 +1,5 @@
 """Multi-label classification: any number of classes per image, each learnt by itself."""
 
-import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -21,11 +20,6 @@ class MultiLabelClassification(Classification):
     def probabilities(self, logits: Tensor) -> Tensor:
         """What prediction gives for logits (B, K): of each class by itself, in [0, 1]."""
         return logits.float().sigmoid()
-
-    def logits_of(self, probabilities: Tensor) -> Tensor:
-        """Logits (B, K) that `probabilities` turns into these."""
-        least, most = torch.finfo(torch.float32).tiny, 1 - 2**-24  # no logit is infinite
-        return probabilities.clamp(min=least).log() - torch.log1p(-probabilities.clamp(max=most))
 
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""

@@ -2,9 +2,8 @@
 
 import math
 import os
-import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES, nearest_first
@@ -205,12 +204,6 @@ def read_tables(files: Mapping[str | None, str], options: TableOptions) -> Table
         columns = table.find_columns(options.path_column, options.label_column, None if split else options.split_column)
         rows.add(table, columns, folder=options.folder(file), split=split)
     return rows
-
-
-def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Names of classes in order; whole numbers by their size."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
 
 
 def _split(row: Row, columns: Columns) -> str:

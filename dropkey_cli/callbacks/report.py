@@ -181,7 +181,7 @@ def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:
 
 
 def _look(data: Any, module: LightningModule, checkpoint: Path | None) -> Callable[[Tensor], Any]:  # noqa: ANN401
-    """What gives the attention maps of 8-bit images (B, 3, height, width), by the weights of a checkpoint."""
+    """What gives the attention maps of 8-bit images (B, C, height, width), by the weights of a checkpoint."""
 
     def look(images: Tensor) -> Any:  # noqa: ANN401 - AttentionMaps
         from dropkey_cli.report.attention import attention_maps

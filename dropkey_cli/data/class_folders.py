@@ -11,7 +11,7 @@ from pathlib import Path
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.kept_listing import kept_listing
 from dropkey_cli.data.reading import Stamps, extensions, is_folder, stamp, walk_images
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, near_path
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 RUNS = "runs"
@@ -31,8 +31,9 @@ def find_splits(root: str | None) -> dict[str, Path]:
         raise InputError(f"--data.root is not given; {LAYOUT}; give --data.root ROOT")
     folder = Path(root).expanduser()
     if not os.path.isdir(folder):  # unlike Path.is_dir, also for names that are too long
-        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
-        raise InputError(f"--data.root {root!r} {problem}; {LAYOUT}; check the path")
+        there = os.path.exists(folder)
+        problem, near = ("is a file, not a folder", "") if there else ("does not exist", near_path(root))
+        raise InputError(f"--data.root {root!r} {problem}; {LAYOUT}; check the path{near}")
     subfolders = find_classes(folder)
     splits: dict[str, Path] = {}
     for name in subfolders:

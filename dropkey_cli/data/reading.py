@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, near_path
 
 _TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -186,7 +186,8 @@ def list_images(root: str | Path, *, channels: int = 3) -> list[str]:
     if root.exists() and not root.is_dir():
         return [str(root)]
     if not root.is_dir():
-        raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
+        near = near_path(str(root))
+        raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path{near}")
     found = list(walk_images("" if root == Path() else str(root), seen=set(), channels=channels))
     if not found:
         raise InputError(

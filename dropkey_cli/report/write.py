@@ -52,9 +52,9 @@ class Sources:
         metrics: The run's ``metrics.csv``; None for none.
         drop_ratios: The run's ``drop_ratio.csv``; None for none.
         num_images: Images in the data set.
-        image: Gives the 8-bit image (3, height, width) at a position in the data set, as the network sees it; None if that
+        image: Gives the 8-bit image (C, height, width) at a position in the data set, as the network sees it; None if that
             is not known.
-        attention: Gives the maps of such images (B, 3, height, width), or raises InputError with the reason why not.
+        attention: Gives the maps of such images (B, C, height, width), or raises InputError with the reason why not.
     """
 
     folder: Path

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dropkey_cli.errors import InputError
+from dropkey_cli.export.card import model_card
 from dropkey_cli.export.trained import preprocessing_json, read_trained
 from tests.export import checkpoints
 
@@ -61,5 +62,27 @@ def test_preprocessing_as_json(tmp_path: Path) -> None:
     text = preprocessing_json(read_trained(tmp_path / "a.ckpt"))
     facts = json.loads(text)
     assert facts["class_names"] == checkpoints.CLASSES
+    assert facts["input"].startswith("images: float32 (batch, 3, image_size, image_size), RGB, ")
+    assert facts["output"] == "logits: float32 (batch, classes); softmax gives the probabilities"
     assert "猫" in text
     assert (facts["image_size"], facts["mean"], facts["crop_pct"]) == (40, [0.4, 0.5, 0.6], 0.8)
+
+
+def test_preprocessing_of_one_channel_and_many_labels(tmp_path: Path) -> None:
+    args = {**checkpoints.VIT, "in_chans": 1}
+    task = {"class_path": "dropkey_cli.tasks.multi_label.MultiLabelClassification"}
+    grey = {"image_size": 40, "mean": [0.4], "std": [0.2], "interpolation": "bilinear", "crop_pct": 0.8, "channels": 1}
+    checkpoints.save(tmp_path / "a.ckpt", preprocessing=grey, config={"model": task, "data": {"class_path": "a.B"}})
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    saved["dropkey"]["model"]["args"] = args
+    saved["state_dict"]["network.patch_embed.proj.weight"] = torch.zeros(32, 1, 8, 8)
+    torch.save(saved, tmp_path / "a.ckpt")
+    trained = read_trained(tmp_path / "a.ckpt")
+    facts = json.loads(preprocessing_json(trained))
+    assert facts["input"].startswith("images: float32 (batch, 1, image_size, image_size), grey, ")
+    assert facts["output"] == "logits: float32 (batch, classes); sigmoid gives the probabilities"
+    card = model_card(trained, ["timm", "onnx"], title="x", words=["dropkey", "export"])
+    assert '.convert("L")' in card
+    assert ".sigmoid()" in card
+    assert "softmax" not in card
+    assert "float32 (batch, 1, height, width)" in card

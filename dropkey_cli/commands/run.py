@@ -199,7 +199,7 @@ class RunCLI(LightningCLI):
             recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
             logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
-            callbacks = [*callbacks, *self._fit_callbacks(config, options), *recipe]
+            callbacks = [*callbacks, *self._fit_callbacks(config, options, recipe)]
             seed = yaml.safe_load(self.asked)["seed_everything"]
             config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
         else:
@@ -255,7 +255,7 @@ class RunCLI(LightningCLI):
         if self.folder is not None:
             give_back_run_folder(self.folder)
 
-    def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
+    def _fit_callbacks(self, config: dict[str, Any], options: Namespace, recipe: list[Callback]) -> list[Callback]:
         self.log = RunLog(self.folder, self.typed)
         callbacks = [self.log, *fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)]
         best = None
@@ -266,6 +266,7 @@ class RunCLI(LightningCLI):
             if config.get("limit_val_batches") != 0:  # without validation none is best
                 callbacks.append(best := BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
             callbacks.append(LastCheckpoint(self.folder, self.signals, minutes=options.checkpoint_minutes))
+        callbacks += recipe  # before the report, which is that of averaged weights
         if self.folder is not None and options.report:
             callbacks.append(Report(self.folder / "report", run=self.folder, best=best))
         return callbacks
@@ -281,7 +282,13 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
-    notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
+    notes = (
+        "could not find the monitored key",
+        "does not have many workers",
+        "number of training batches",
+        "callbacks used to create",
+        "sharding model layers",
+    )
     of_metrics = "before the ``update`` method"  # where a process has no image that can be read
     for note in (*notes, of_metrics):
         warnings.filterwarnings("ignore", f".*{note}.*")

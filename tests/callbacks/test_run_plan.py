@@ -28,6 +28,7 @@ def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer
         "datamodule": Talks(("data", "3 classes")),
         "strategy": DDPStrategy(root_device=torch.device("cpu")),
         "max_epochs": 2,
+        "max_steps": -1,
         "estimated_stepping_batches": 8,
         "world_size": 4,
         "precision": "32-true",
@@ -104,7 +105,8 @@ def test_a_terminal_gets_the_texts_in_one_column(monkeypatch: pytest.MonkeyPatch
 
 def test_length_and_device_of_a_run() -> None:
     assert dict(run_lines(trainer(max_epochs=-1)))["training"] == "8 optimizer steps"
-    assert dict(run_lines(trainer(max_epochs=3, world_size=1))) == {
+    assert dict(run_lines(trainer(max_steps=8)))["training"] == "8 optimizer steps"  # whatever part of the epochs that is
+    assert dict(run_lines(trainer(max_epochs=3, max_steps=9, world_size=1))) == {
         "training": "3 epochs, 8 optimizer steps",
         "device": "1 × cpu, precision 32-true",
     }

@@ -214,7 +214,8 @@ def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropk
 
 def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.check_val_every_n_epoch=5")
-    assert outcome.code == 0
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "no val/balanced_acc up to step 1, so there is no best.ckpt: let validation come earlier (--trainer.val" in outcome.out
     assert (VERSION / "checkpoints/last.ckpt").is_file()
 
 
@@ -223,6 +224,21 @@ def test_a_run_that_never_validates_looks_for_no_best_checkpoint(dropkey: Dropke
     assert (outcome.code, outcome.err) == (0, "")
     assert [file.name for file in (VERSION / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "best val/" not in outcome.out
+
+
+def test_without_validation_the_report_is_that_of_the_averaged_weights(
+    dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(
+        "dropkey_cli.callbacks.report._written",
+        lambda report, trainer, module: reported.update(module.state_dict()) or report.folder,
+    )
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=0", "--ema=0.9")
+    assert dropkey(*QUICKSTART, *short).code == 0
+    checkpoint = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(reported[name], value) for name, value in checkpoint["state_dict"].items())
+    assert not torch.equal(reported["network.head.weight"], checkpoint["current_model_state"]["network.head.weight"])
 
 
 # Which option wins

@@ -50,20 +50,23 @@ class RunPlan(Callback):
             return
         if not self._trained:  # a resumed run
             say(f"nothing was left to train after step {trainer.global_step}: give a larger --trainer.max_epochs to go on")
-        best = trainer.checkpoint_callback
-        if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
-            return
-        path = from_here(best.best_model_path)
-        say(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
-        say(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
+        best, path = trainer.checkpoint_callback, Path()
+        if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
+            path = from_here(best.best_model_path)
+            say(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
+        elif self.folder is not None:  # without validation none is best
+            path = self.folder / "checkpoints" / "last.ckpt"
+        if path.is_file():
+            say(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
 
 
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
     strategy = f" ({type(trainer.strategy).__name__})" if trainer.world_size > 1 else ""
     epochs = f"{trainer.max_epochs} epoch{'s'[: trainer.max_epochs != 1]}, " if trainer.max_epochs != -1 else ""
+    steps = trainer.estimated_stepping_batches
     return [
-        ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps{_images_per_step(trainer)}"),
+        ("training", f"{epochs}{steps} optimizer step{'s'[: steps != 1]}{_images_per_step(trainer)}"),
         ("device", f"{trainer.world_size} × {_device_name(trainer)}{strategy}, precision {trainer.precision}"),
     ]
 

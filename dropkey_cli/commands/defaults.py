@@ -66,7 +66,7 @@ def named_by_root(command: str, words: list[str]) -> list[str]:
         words: Its options, configs first.
     """
     layers = list(given_data(words))
-    roots, named = map(root_of, layers), [options.get("class_path") for options in layers]
+    roots, named = map(root_of, layers), [str(options.get("class_path") or "") for options in layers]
     first_root = next((place for place, root in enumerate(roots) if root), len(layers))
     first_class = next((place for place, class_path in enumerate(named) if class_path), 0)
     if command == "predict" or first_root >= first_class or named[first_class] not in READ_BY_ROOT:

@@ -1,6 +1,7 @@
 """Reads the layout of class folders: which splits there are, which classes, which images."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -50,11 +51,17 @@ def find_splits(root: str | None) -> dict[str, Path]:
     return splits or {"train": folder}
 
 
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Names of classes in order; whole numbers by their size."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
+
+
 def find_classes(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones are not classes, nor are dropkey's own runs."""
+    """Names of the sub-folders, as `sorted_classes` has them; hidden ones are not classes, nor are dropkey's own runs."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+            names = sorted_classes(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
         return [name for name in names if name != RUNS or not holds_runs(folder)]
     except OSError as error:
         reason = error.strerror or error

@@ -44,7 +44,7 @@ class ImageFiles(ImageSource):
         if self.on_error == "raise":
             used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
             files = [self.splits[split] for split in used if split in self.splits and self.splits[split].read is None]
-            refuse_unreadable(self.root, [dataset.paths for dataset in files], channels=self.preprocessing.channels)
+            refuse_unreadable(self.root or "ROOT", [dataset.paths for dataset in files], channels=self.preprocessing.channels)
 
     def make_splits(self, samples: dict[str, list[Sample]], class_names: list[str], *, base: str) -> None:
         """Hold out the splits that have no images, and make the data sets.

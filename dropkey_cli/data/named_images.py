@@ -68,14 +68,15 @@ class NamedImages(ImageFiles):
 
     def read_splits(self) -> None:
         """Open the data set; hold out the splits that it does not have."""
-        found = self._open()
-        class_names = self.class_names or self._mapped_classes() or found.class_names
+        found, mapped = self._open(), self._mapped_classes()
+        names = mapped if mapped and _are_numbers(found.class_names) else found.class_names
+        class_names = self.class_names or mapped or found.class_names
         if len(class_names) < 2 or len(set(class_names)) < len(class_names):
             raise InputError(
                 f"{self.root!r} has {len(class_names)} class(es): {', '.join(map(repr, class_names[:5]))}; expected two or "
                 "more, with different names; look at --data.target_key and --data.class_map"
             )
-        labels = self._relabelled(found, class_names)
+        labels = self._relabelled(found, names, class_names)
         samples = {
             split: [Sample(name, labels[label]) for name, label in zip(given.names, given.labels, strict=True)]
             for split, given in found.splits.items()
@@ -125,17 +126,24 @@ class NamedImages(ImageFiles):
             ) from error
         return [line.strip() for line in lines if line.strip()]
 
-    def _relabelled(self, found: NamedSet, class_names: list[str]) -> dict[int, int]:
-        """The label among the class names of each label of the data set, by name; by number where it has no names."""
+    def _relabelled(self, found: NamedSet, names: list[str], class_names: list[str]) -> dict[int, int]:
+        """The label among the class names of each label of the data set, by name; by number where only those have names."""
         used = sorted({label for split in found.splits.values() for label in split.labels})
         labels = {name: label for label, name in enumerate(class_names)}
-        unknown = [found.class_names[label] for label in used if found.class_names[label] not in labels]
+        named = {label: names[label] if label < len(names) else str(label) for label in used}
+        unknown = [name for name in named.values() if name not in labels]
         if not unknown:
-            return {label: labels[found.class_names[label]] for label in used}
-        if found.class_names == [str(label) for label in range(len(found.class_names))] and used[-1] < len(class_names):
+            return {label: labels[name] for label, name in named.items()}
+        # Of numbers, such as 1 to 10 for 0 to 9, none can know whether they are names or places
+        if _are_numbers(names) and used[-1] < len(class_names) and not all(name.isdecimal() for name in class_names):
             return {label: label for label in used}
         raise InputError(
             f"{self.root!r} has {len(unknown)} unknown class(es): {', '.join(map(repr, unknown[:5]))}; expected only the "
             f"{len(class_names)} known ones, nearest first: {nearest_first(unknown[0], class_names)}; mend --data.class_map, "
             "or test a checkpoint on a data set with its classes"
         )
+
+
+def _are_numbers(names: list[str]) -> bool:
+    """Whether names of classes are only their places, from 0."""
+    return names == [str(label) for label in range(len(names))]

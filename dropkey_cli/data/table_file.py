@@ -104,10 +104,10 @@ class TableFile:
             InputError: If there is no such column, or the file cannot be read.
         """
         column = self._find("label_column", label, _LABEL_NAMES)
+        if column is None:
+            return False
         with _readable(self.file):
-            first = (
-                cells[0] for _, cells in self.cells([column] if column else []) if isinstance(cells, list | tuple) and cells
-            )
+            first = (cells[0] for _, cells in self.cells([column]) if not isinstance(cells, str))
             return isinstance(next((cell for cell in first if cell is not None), None), list)
 
     def _find(self, option: str, given: str | None, known: set[str]) -> str | None:

@@ -2,9 +2,8 @@
 
 import math
 import os
-import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES, nearest_first
@@ -53,6 +52,10 @@ class TableRows:
     """
 
     def __init__(self, separator: str | None) -> None:
+        if separator == "":
+            raise InputError(
+                "label_separator is empty; expected what stands between labels; give e.g. --data.label_separator '|'"
+            )
         self.separator = separator
         self.is_multi = separator is not None
         self.num_repeated = 0
@@ -117,9 +120,10 @@ class TableRows:
         if look:
             self._look(order)
         unknown = [name for value in self._values for name in value if name not in indices]
+        shown = [", ".join(map(repr, value)) for value in self._values] if unknown else []
         for row in range(len(self)) if unknown else ():
             if values[self._labels[row]] is None:
-                self._add_fault(row, f"has an unknown label, {self._value(row)}")
+                self._add_fault(row, f"has an unknown label, {shown[self._labels[row]]}")
         self._refuse_faults(f"the classes {nearest_first(unknown[0], class_names)}" if unknown else "")
         samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         for row in order:
@@ -166,10 +170,6 @@ class TableRows:
             if not os.path.lexists(self._paths[row]):
                 self._add_fault(row, f"names {self._paths[row]!r}, which does not exist")
 
-    def _value(self, row: int) -> str:
-        number = self._labels[row]
-        return next(", ".join(map(repr, value)) for value, own in self._values.items() if own == number)
-
     def _where(self, row: int) -> str:
         return f"{self._files[self._file_of[row]][0]}:{self._lines[row]}"
 
@@ -206,12 +206,6 @@ def read_tables(files: Mapping[str | None, str], options: TableOptions) -> Table
     return rows
 
 
-def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Names of classes in order; whole numbers by their size."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
-
-
 def _split(row: Row, columns: Columns) -> str:
     if columns.split is None or row.fault:
         return "train"
@@ -232,11 +226,11 @@ def _path(row: Row) -> str:
 
 
 def _names(cell: object, separator: str | None) -> tuple[str, ...]:
-    """The labels in a cell, in its order."""
+    """The different labels in a cell, sorted."""
     if isinstance(cell, list):
-        return tuple(dict.fromkeys(map(_name, cell)))
+        return tuple(sorted(set(map(_name, cell))))
     if separator is not None and isinstance(cell, str):
-        return tuple(dict.fromkeys(filter(None, map(str.strip, cell.split(separator)))))
+        return tuple(sorted(set(filter(None, map(str.strip, cell.split(separator))))))
     return (_name(cell),)
 
 

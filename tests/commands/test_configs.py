@@ -43,7 +43,7 @@ def test_a_copy_is_a_config_of_ones_own_and_replaces_nothing(dropkey: Dropkey) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quikstart"], "'quikstart' is no recipe: give one of quickstart, .*; did you mean 'quickstart'"),
+        (["quikstart"], "'quikstart' is no recipe: give one of .*quickstart, .*; did you mean 'quickstart'"),
         (["--copy"], "--copy needs the recipe's name"),
         (["quickstart", "--copy", "nowhere/x.yaml"], "cannot write 'nowhere/x.yaml'"),
         (["quickstart", "more"], "unrecognized arguments: more; write dropkey configs, "),

@@ -214,6 +214,13 @@ def test_a_root_wins_over_the_class_that_a_config_below_it_names(
 
 
 @pytest.mark.usefixtures("config_files")
+def test_a_class_path_that_is_none_is_left_to_the_parser() -> None:
+    Path("odd.yaml").write_text("data: {class_path: [1]}")
+    words = ["--config", "odd.yaml", "--data.root=new.csv"]
+    assert named_by_root("fit", words) == words
+
+
+@pytest.mark.usefixtures("config_files")
 def test_several_labels_per_image_choose_the_task() -> None:
     Path("a.csv").write_text("path,label\n1.png,a\n")
     Path("lists.jsonl").write_text('{"path": "1", "label": null, "tags": 1}\n{"path": "2", "label": ["a"]}\n')

@@ -194,7 +194,7 @@ def test_configs_of_the_repository_pass() -> None:
 def test_the_root_decides_which_options_of_data_are_known() -> None:
     check_early("fit", ["--data.root", "labels.csv", "--data.label_column", "x"])
     check_early("fit", list(write("data: {root: labels.csv, label_column: x}")))
-    with pytest.raises(InputError, match=r"unknown option --data\.label_colum; did you mean 'data\.label_column'"):
+    with pytest.raises(InputError, match=r"unknown option --data\.label_colum; did you mean '--data\.label_column'"):
         check_early("fit", ["--data.root", "labels.csv", "--data.label_colum", "x"])
     with pytest.raises(InputError, match=r"unknown option --data\.label_column"):
         check_early("fit", ["--data.root", "photos", "--data.label_column", "x"])

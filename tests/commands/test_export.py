@@ -105,7 +105,7 @@ def test_every_form_of_every_kind_of_network(which: str, dropkey: Dropkey, tmp_p
         (["--output=x", "--ckpt_path=a.ckpt", "--public"], "--public says who may see what is pushed"),
         (["--output=x", "--ckpt_path=a.ckpt", "--push-to-hub=me"], "--push_to_hub 'me' is no name of a model"),
         (["--output=x", "--ckpt_path=a.ckpt", "--push_to_hub=me/a"], "--push_to_hub me/a: the hub cannot be reached"),
-        (["--outptu=x"], "unknown option --outptu; did you mean 'output'"),
+        (["--outptu=x"], "unknown option --outptu; did you mean '--output'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

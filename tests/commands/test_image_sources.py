@@ -90,7 +90,7 @@ def test_check_and_fit_refuse_the_same_arrays(dropkey: Dropkey, refused: Refused
         (["--data.auto_augment=rand-m9", "--data.channels=1"], "auto_augment is 'rand-m9', but the images have 1 channel(s)"),
         (["--data.color_jitter=x"], "data.color_jitter 'x' is not valid: expected a number or a list"),
         (["--data.hflip=null"], "data.hflip is null; expected a number; give --data.hflip, or leave it out"),
-        (["--data.hflipp=0"], "unknown option --data.hflipp; did you mean 'data.hflip' or"),
+        (["--data.hflipp=0"], "unknown option --data.hflipp; did you mean '--data.hflip' or"),
         (["--data.repeats=0"], "repeats is 0; expected 1 or more; give e.g. --data.repeats 1"),
         (["--data.train_crop_mode=rcc"], "data.train_crop_mode 'rcc' is not valid: expected rrc, rkrc, rkrr, pad"),
         (["--data.channels=2"], "no images in the class folders of 'data'; expected ROOT/train/CLASS/*.npy"),

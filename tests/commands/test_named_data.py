@@ -121,8 +121,8 @@ def test_a_data_set_that_is_not_there_is_one_line_at_once(dropkey: Dropkey) -> N
 def test_options_of_named_data_are_known_by_the_root(dropkey: Dropkey) -> None:
     outcome = dropkey("fit", "--data.root=wds/x", "--data.target_kye=label")
     assert outcome.code == 2
-    assert outcome.err.startswith("dropkey: error: unknown option --data.target_kye; did you mean 'data.target_key'")
-    assert "--data.class_map" in dropkey("fit", "--data.root=torch/cifar10", "--help").out
+    assert outcome.err.startswith("dropkey: error: unknown option --data.target_kye; did you mean '--data.target_key'")
+    assert "--data.class_map" in dropkey("fit", "--data.root=torch/cifar10", "--help", "data").out
 
 
 def test_check_says_that_it_reads_folders_and_tables(dropkey: Dropkey) -> None:

@@ -117,7 +117,7 @@ def test_a_run_with_an_average_validates_saves_and_predicts_it_and_ends_early(dr
     assert "patience    ends after 1 validation without a higher val/balanced_acc" in lines
     stopped = next(line for line in lines if line.startswith("stopped early"))
     assert stopped.endswith("in the last 1 validation (--patience)")
-    assert [line.split()[0] for line in lines[-3:]] == ["stopped", "best", "next:"]
+    assert [line.split()[0] for line in lines[-4:]] == ["stopped", "best", "next:", "report:"]
     best = torch.load(next(Path("runs").rglob("best.ckpt")), weights_only=True)
     assert not torch.equal(best["state_dict"]["network.head.weight"], best["current_model_state"]["network.head.weight"])
     again = dropkey("fit", "--resume", "last")

@@ -148,3 +148,24 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"needs pyarrow, which is not installed; pip install 'dropkey\[parquet\]'"):
         open_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([["a"], []], True), ([[]], True), ([None, ["a"]], True), ([None, "a"], False)]
+)
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+def test_the_first_label_shows_whether_labels_are_lists(name: str, labels: list[Any], expected: bool, tmp_path: Path) -> None:
+    records = [{"path": "x", "tags": label} for label in labels]
+    if name == "t.jsonl":
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / name)
+    assert open_table(tmp_path / name).has_lists(None) == expected
+    assert open_table(tmp_path / name).has_lists("tags") == expected
+
+
+def test_a_table_without_labels_is_not_read_to_its_end_for_lists(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"a": [1]}\n')
+    table = open_table(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").unlink()
+    assert not table.has_lists(None)

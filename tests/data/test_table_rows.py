@@ -7,7 +7,7 @@ import pytest
 
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.table_file import open_table
-from dropkey_cli.data.table_rows import TableRows, sorted_classes
+from dropkey_cli.data.table_rows import TableRows
 from dropkey_cli.errors import InputError
 
 
@@ -50,16 +50,8 @@ def test_splits_have_synonyms(tmp_path: Path) -> None:
 
 def test_whole_numbers_are_labels(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ("a", 10), ("b", "2"), ("c", 9.0), ("d", " 10 "))
-    assert sorted_classes(rows.names("train")) == ["2", "9", "10"]
+    assert rows.names("train") == {"2", "9", "10"}
     assert [sample.label for sample in rows.samples(["2", "9", "10"], look=False)["train"]] == [2, 0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [(["10", "9", "-1"], ["-1", "9", "10"]), (["10", "9", "a"], ["10", "9", "a"]), (["1", "01"], ["01", "1"]), ([], [])],
-)
-def test_classes_are_sorted_and_whole_numbers_by_size(names: list[str], expected: list[str]) -> None:
-    assert sorted_classes(names) == expected
 
 
 def test_names_are_those_of_one_split(tmp_path: Path) -> None:
@@ -72,6 +64,16 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
     assert rows.is_multi
     labels = [sample.label for sample in rows.samples(["cat", "dog"], look=False)["train"]]
     assert labels == [(0, 1), (), (0,), (0, 1), ()]
+
+
+def test_the_order_of_labels_says_nothing(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ("1", ["dog", "cat"]), ("1", ["cat", "dog", "cat"]))
+    assert rows.samples(["cat", "dog"], look=False)["train"] == [Sample(f"{tmp_path}/1", (0, 1))]
+
+
+def test_an_empty_separator_is_refused() -> None:
+    with pytest.raises(InputError, match=r"label_separator is empty; .* --data\.label_separator '\|'"):
+        TableRows("")
 
 
 def test_lists_make_all_images_have_several_labels(tmp_path: Path) -> None:

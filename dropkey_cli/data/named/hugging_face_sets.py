@@ -8,6 +8,7 @@ from io import BytesIO
 from types import ModuleType
 from typing import Any, cast
 
+from dropkey_cli.data.class_folders import sorted_classes
 from dropkey_cli.data.named.named_set import NamedSet, NamedSplit, choose_splits, numbered, numbers
 from dropkey_cli.data.reading import ImageFile
 from dropkey_cli.errors import InputError, one_line
@@ -151,7 +152,7 @@ def _class_names(root: str, key: str, feature: Any, given: dict[str, list[Any]])
     if names is not None:
         return list(names)
     if all(isinstance(label, str) for label in labels):
-        return sorted(labels)
+        return sorted_classes(labels)
     return numbers(root, max(int(label) for label in labels))
 
 

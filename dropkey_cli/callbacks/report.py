@@ -1,6 +1,5 @@
 """Keeps what the network said of the validation or test images, and has the report of it written at the end."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError, one_line
 from dropkey_cli.files import from_here, keep_earlier
@@ -115,7 +115,7 @@ class Report(Callback):
                 logger.save()  # metrics.csv is read
             self.folder.mkdir(parents=True, exist_ok=True)
             path = _written(self, trainer, pl_module)
-            print(f"report: {from_here(path)}", flush=True)
+            say(f"report: {from_here(path)}")
 
     @contextmanager
     def _or_not(self) -> Iterator[None]:
@@ -125,7 +125,7 @@ class Report(Callback):
         except Exception as error:
             self._failed = True
             reason = one_line(error)
-            print(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", file=sys.stderr)
+            say(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", error=True)
 
 
 def report_folder(command: str, checkpoint: Path) -> tuple[Path, Path | None]:

@@ -35,7 +35,7 @@ from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes, 
 from dropkey_cli.commands.failures import explained
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children
-from dropkey_cli.commands.resume import record_job
+from dropkey_cli.commands.resume import record_job, typed
 from dropkey_cli.commands.run_parts import (
     add_own_options,
     as_list,
@@ -101,7 +101,7 @@ class RunCLI(LightningCLI):
         self.signals = StopSignals()
         self.memory = MemoryAdvice()
         self.log: RunLog | None = None
-        self.typed = shlex.join(["dropkey", command, *words])
+        self.typed = shlex.join(["dropkey", command, *typed(words, resumed)])
         self.asked = ""
         self.known: dict[str, Any] = {}
         self.class_names: list[str] = []

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dropkey_cli.callbacks.gathering import gather
 from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError, one_line
@@ -69,10 +70,11 @@ class Report(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it down if it is the best so far."""
         if not trainer.sanity_checking and self._is_best(trainer):
-            outcomes = _gather(self._parts, trainer)
+            own = Outcomes.join(self._parts) if self._parts else None
+            found = [outcomes for outcomes in gather(own, trainer) if outcomes is not None]
             if trainer.is_global_zero:
                 with self._or_not():
-                    self._keep(trainer, outcomes)
+                    self._keep(trainer, Outcomes.join(found) if found else None)
         self._parts = []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -142,17 +144,6 @@ def report_folder(command: str, checkpoint: Path) -> tuple[Path, Path | None]:
 
 def _stage(trainer: Trainer) -> str:
     return "test" if trainer.state.fn == TrainerFn.TESTING else "val"
-
-
-def _gather(parts: list[Outcomes], trainer: Trainer) -> Outcomes | None:
-    """What all processes noted, in the first one; None elsewhere, or if there is nothing."""
-    own = Outcomes.join(parts) if parts else None
-    if trainer.world_size == 1:
-        return own
-    gathered: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
-    torch.distributed.gather_object(own, gathered)
-    found = [part for part in gathered or [] if part is not None]
-    return Outcomes.join(found) if found else None
 
 
 def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:

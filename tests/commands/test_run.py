@@ -215,7 +215,9 @@ def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropk
 def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.check_val_every_n_epoch=5")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "no val/balanced_acc up to step 1, so there is no best.ckpt: let validation come earlier (--trainer.val" in outcome.out
+    assert (
+        "no val/balanced_acc up to step 1, so there is no best.ckpt: let validation come earlier (--trainer.val" in outcome.out
+    )
     assert (VERSION / "checkpoints/last.ckpt").is_file()
 
 

@@ -196,7 +196,8 @@ class RunCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
         if self.command == "fit":
-            recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
+            validates, resumed = config.get("limit_val_batches") != 0, self.resumed is not None
+            recipe = recipe_callbacks(options, validates=validates, resumed=resumed)
             logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, options, recipe)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,10 @@ class TableFile:
             for line, cells in self.cells([column]):
                 if isinstance(cells, str):
                     raise InputError(f"line {line} of {str(self.file)!r} {cells}: mend it")
-                yield "" if cells[0] is None else str(cells[0])
+                path = "" if cells[0] is None else str(cells[0])
+                if not is_name(path):
+                    raise InputError(f"line {line} of {str(self.file)!r} has {path!r} for an image file: mend it")
+                yield path
 
     def has_lists(self, label: str | None) -> bool:
         """Whether the labels are lists, as the first that there is shows.
@@ -128,6 +132,14 @@ class TableFile:
 
     def _listed(self) -> str:
         return ", ".join(map(repr, self.names[:20])) + (", …" if len(self.names) > 20 else "")
+
+
+def is_name(text: str) -> bool:
+    """Whether a file or a class can be called so: no null character, no half of a letter, which JSON can write."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def open_table(file: str | Path) -> TableFile:

@@ -100,6 +100,8 @@ FAULTS = [
     (("1.png", None), "has no label"),
     (("1.png", float("nan")), "has no label"),
     (("1.png", ["a", None]), "has no label"),
+    (("\ud800.png", "a"), r"has '\ud800.png' for an image file"),
+    (("1.png", "b\ud800"), r"has label 'b\ud800', neither a name nor a whole number"),
     (("1.png", 1.5), "has label 1.5, neither a name nor a whole number"),
     (("1.png", {"a": 1}), "has label {'a': 1}, neither a name nor a whole number"),
     (("1.png", "a", "dev"), "has split 'dev', not one of train, val, valid, validation, test"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.errors import InputError, did_you_mean, first_line
 
 RUNS = Path("runs")
 DEPTH = 3
@@ -114,9 +114,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch names a dozen kinds of damage
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise InputError(
-            f"{str(path)!r} is no checkpoint that can be loaded safely ({first_line}): give one that dropkey fit wrote"
+            f"{str(path)!r} is no checkpoint that can be loaded safely ({reason}): give one that dropkey fit wrote"
         ) from error
     description = checkpoint.get("dropkey") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not description.keys() >= _NEEDED:

@@ -40,3 +40,8 @@ def _question(near: list[str]) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; "" where it has none."""
+    return (str(error).strip().splitlines() or [""])[0]

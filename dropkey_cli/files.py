@@ -1,9 +1,10 @@
 """Files that are whole or not there, names that are free, and names as a user would write them."""
 
+import csv
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,14 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file, whole or not at all; bytes of file names that are no UTF-8 stay as they are."""
+    with whole_file(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @contextmanager

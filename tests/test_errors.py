@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropkey_cli.errors import InputError, RunError, did_you_mean, near_path, one_line
+from dropkey_cli.errors import InputError, RunError, did_you_mean, first_line, near_path, one_line
 
 
 def test_the_nearest_words_come_first() -> None:
@@ -43,3 +43,8 @@ def test_a_run_error_is_no_input_error() -> None:
 
 def test_a_message_is_one_line() -> None:
     assert one_line(OSError("cannot read\n  'a.png'\t:  gone ")) == "cannot read 'a.png' : gone"
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(RuntimeError("\n  what\nand why")) == "what"
+    assert first_line(RuntimeError()) == ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.files import from_here, keep_earlier, resume_command, whole_file, whole_folder
+from dropkey_cli.files import from_here, keep_earlier, resume_command, whole_file, whole_folder, write_csv
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -82,3 +82,8 @@ def test_a_folder_that_fails_is_not_there(tmp_path: Path) -> None:
         (folder / "x").write_text("1")
         raise ValueError("no")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_csv_file_keeps_names_that_are_no_text(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("path", "class"), iter([(os.fsdecode(b"\xff.png"), 'a "b", c')]))
+    assert (tmp_path / "a.csv").read_bytes() == b'path,class\n\xff.png,"a ""b"", c"\n'

@@ -10,17 +10,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
+from dropkey_cli.callbacks.gathering import anywhere, largest_anywhere
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite, largest_magnitude, largest_norm
-from dropkey_cli.callbacks.nonfinite_report import (
-    TrainBatch,
-    TrainStep,
-    anywhere,
-    describe,
-    describe_gradients,
-    largest_anywhere,
-    story,
-    ways_out,
-)
+from dropkey_cli.callbacks.nonfinite_report import TrainBatch, TrainStep, describe, describe_gradients, story, ways_out
 from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.errors import RunError
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.checkpoints import LastCheckpoint
+from dropkey_cli.callbacks.gathering import anywhere
 from dropkey_cli.callbacks.nonfinite_layers import find_nonfinite
 from dropkey_cli.files import from_here, resume_command
 
@@ -102,24 +102,3 @@ def _other_checkpoint(trainer: Trainer) -> Path | None:
     paths = [Path(name) for name in names if name and Path(name).exists()]
     newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else from_here(newest)
-
-
-def anywhere(text: str) -> str:
-    """The text of the first process that has one."""
-    if num_processes() == 1:
-        return text
-    texts = [""] * num_processes()
-    dist.all_gather_object(texts, text)
-    return next(filter(None, texts), "")
-
-
-def largest_anywhere(values: Tensor) -> Tensor:
-    """The largest of each value over all processes, in place and on the device; strategy.reduce would wait at a barrier."""
-    if num_processes() > 1:
-        dist.all_reduce(values, dist.ReduceOp.MAX)
-    return values
-
-
-def num_processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -3,14 +3,13 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from dropkey_cli.callbacks.gathering import gather
 from dropkey_cli.callbacks.prediction_files import FORMATS, PredictionFile
-from dropkey_cli.callbacks.prediction_table import Choice, Table, interleave, prediction_table
+from dropkey_cli.callbacks.prediction_table import Choice, interleave, prediction_table
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import InputError
 from dropkey_cli.files import keep_earlier
@@ -71,7 +70,7 @@ class PredictionWriter(Callback):
         """Write the batch's rows, and those of the other processes."""
         class_names = trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
         own = prediction_table(batch["path"], batch["error"], outputs, class_names, self.choice)
-        tables = _gather(own, trainer)
+        tables = gather(own, trainer)
         if self._file is not None:
             table = interleave(tables)
             self._file.write(table)
@@ -95,12 +94,3 @@ class PredictionWriter(Callback):
             with suppress(OSError, ValueError):  # what could not be written before cannot be now
                 self._file.close()
             self._unfinished.unlink(missing_ok=True)
-
-
-def _gather(own: Table, trainer: Trainer) -> list[Table]:
-    """The rows of every process, in the first one; nothing in the others."""
-    if trainer.world_size == 1:
-        return [own]
-    gathered: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
-    torch.distributed.gather_object(own, gathered)
-    return gathered or []

@@ -1,6 +1,5 @@
 """Keeps what the network said of the validation or test images, and has the report of it written at the end."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dropkey_cli.callbacks.gathering import gather
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch, counted
 from dropkey_cli.errors import InputError, one_line
 from dropkey_cli.files import from_here, keep_earlier
@@ -69,10 +70,11 @@ class Report(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it down if it is the best so far."""
         if not trainer.sanity_checking and self._is_best(trainer):
-            outcomes = _gather(self._parts, trainer)
+            own = Outcomes.join(self._parts) if self._parts else None
+            found = [outcomes for outcomes in gather(own, trainer) if outcomes is not None]
             if trainer.is_global_zero:
                 with self._or_not():
-                    self._keep(trainer, outcomes)
+                    self._keep(trainer, Outcomes.join(found) if found else None)
         self._parts = []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -115,7 +117,7 @@ class Report(Callback):
                 logger.save()  # metrics.csv is read
             self.folder.mkdir(parents=True, exist_ok=True)
             path = _written(self, trainer, pl_module)
-            print(f"report: {from_here(path)}", flush=True)
+            say(f"report: {from_here(path)}")
 
     @contextmanager
     def _or_not(self) -> Iterator[None]:
@@ -125,7 +127,7 @@ class Report(Callback):
         except Exception as error:
             self._failed = True
             reason = one_line(error)
-            print(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", file=sys.stderr)
+            say(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", error=True)
 
 
 def report_folder(command: str, checkpoint: Path) -> tuple[Path, Path | None]:
@@ -142,17 +144,6 @@ def report_folder(command: str, checkpoint: Path) -> tuple[Path, Path | None]:
 
 def _stage(trainer: Trainer) -> str:
     return "test" if trainer.state.fn == TrainerFn.TESTING else "val"
-
-
-def _gather(parts: list[Outcomes], trainer: Trainer) -> Outcomes | None:
-    """What all processes noted, in the first one; None elsewhere, or if there is nothing."""
-    own = Outcomes.join(parts) if parts else None
-    if trainer.world_size == 1:
-        return own
-    gathered: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
-    torch.distributed.gather_object(own, gathered)
-    found = [part for part in gathered or [] if part is not None]
-    return Outcomes.join(found) if found else None
 
 
 def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:

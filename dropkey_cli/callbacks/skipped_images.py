@@ -1,13 +1,13 @@
 """Names and counts the images that could not be read, so that none goes missing in silence."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from dropkey_cli.callbacks.gathering import gather
 from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch
 from dropkey_cli.errors import RunError
@@ -64,13 +64,9 @@ class SkippedImages(Callback):
             raise RunError(f"{skipped} of {seen} images could not be read: dropkey check FOLDER says why; mend that")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many there were, on all processes."""
-        gathered: list[Any] = [list(self.paths)]
-        if trainer.world_size > 1:
-            gathered = [None] * trainer.world_size
-            dist.all_gather_object(gathered, list(self.paths))
-        paths = sorted({path for each in gathered for path in each})
-        if paths and trainer.is_global_zero:
+        """Say in the first process how many there were, in all of them."""
+        paths = sorted({path for each in gather(list(self.paths), trainer) for path in each})
+        if paths:
             named = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
             say(f"{len(paths)} unreadable image{'s'[: len(paths) != 1]} skipped: {named} (dropkey check lists all)")
 

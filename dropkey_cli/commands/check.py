@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dropkey_cli.commands.defaults import NAMED_DATA, TABLE_DATA, data_class
+from dropkey_cli.commands.tool_options import TOOLS
 from dropkey_cli.data.check import Image, Report, check_folder, check_table
 from dropkey_cli.data.class_folders import LAYOUT
 from dropkey_cli.data.module import default_num_workers
@@ -171,10 +172,9 @@ class _Parser(ArgumentParser):
 def _parser() -> ArgumentParser:
     parser = _Parser(prog="dropkey check", add_help=False, allow_abbrev=False)
     parser.add_argument("root", nargs="?")
-    parser.add_argument("--data.root", dest="data_root")
+    for option in TOOLS["check"].options:
+        how = {"action": "store_true"} if option.type is None else {"type": option.type, "default": option.default}
+        parser.add_argument(f"--{option.name}", dest=option.name.replace(".", "_"), **how)
     for name in TABLE_OPTIONS:
         parser.add_argument(f"--data.{name}", dest=name)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--num_workers", type=int)
-    parser.add_argument("--channels", type=int, default=3)
     return parser

@@ -8,7 +8,7 @@ from typing import Any
 
 from dropkey_cli.commands.command_line import ROOTS, given_data, given_root, root_of
 from dropkey_cli.commands.signatures import constructor_options, outline, wrong_values
-from dropkey_cli.data.table_file import open_table
+from dropkey_cli.data.table_file import ENDINGS, open_table
 from dropkey_cli.errors import InputError
 
 DEFAULT_TASK = "dropkey_cli.tasks.classification.Classification"
@@ -16,7 +16,7 @@ MULTI_LABEL_TASK = "dropkey_cli.tasks.multi_label.MultiLabelClassification"
 DEFAULT_DATA = "dropkey_cli.data.image_folder.ImageFolder"
 TABLE_DATA = "dropkey_cli.data.table.ImageTable"
 NAMED_DATA = "dropkey_cli.data.named_images.NamedImages"
-DATA_BY_ROOT = {"*.csv": TABLE_DATA, "*.tsv": TABLE_DATA, "*.jsonl": TABLE_DATA, "*.parquet": TABLE_DATA, "*.tar": NAMED_DATA}
+DATA_BY_ROOT = {**{f"*{ending}": TABLE_DATA for ending in ENDINGS}, "*.tar": NAMED_DATA}
 DATA_BY_ROOT |= {f"{kind}/*": NAMED_DATA for kind in ("torch", "hfds", "hfids", "tfds", "wds", "tar")}
 """What reads a root that is no folder: a class path by a pattern of the root in lower case; the first that fits."""
 

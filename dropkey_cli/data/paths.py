@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dropkey_cli.data.reading import is_image_file, list_images
-from dropkey_cli.data.table_file import open_table
+from dropkey_cli.data.table_file import ENDINGS, open_table
 from dropkey_cli.errors import InputError
 
 STDIN = "-"
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def paths_of(root: str, *, channels: int = 3) -> list[str]:
@@ -32,7 +31,7 @@ def paths_of(root: str, *, channels: int = 3) -> list[str]:
     kind = path.suffix.lower() if os.path.isfile(path) else ""
     if kind == ".txt":
         return _beside(path, split_lines(path.read_bytes()))
-    if kind in TABLES:
+    if kind in ENDINGS:
         return _beside(path, open_table(path).paths())
     if glob.has_magic(root) and not os.path.exists(path):
         return _matching(path, channels)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from dropkey_cli.errors import InputError, did_you_mean, one_line
 
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMATS = "*.csv, *.tsv, *.jsonl or *.parquet"
 # Names of columns that need no option, written without capitals, spaces, - and _
 _PATH_NAMES = {"path", "image", "img", "file", "filename", "filepath", "imagepath", "imgpath", "imagefile", "imagename"}
@@ -152,11 +153,10 @@ def open_table(file: str | Path) -> TableFile:
         InputError: If there is no such file or it cannot be read.
     """
     file = Path(file).expanduser()
-    openers = {".csv": _open_csv, ".tsv": _open_csv, ".jsonl": _open_jsonl, ".parquet": _open_parquet}
-    if file.suffix.lower() not in openers:
+    if (ending := file.suffix.lower()) not in ENDINGS:
         raise InputError(f"{str(file)!r} is no table that dropkey reads; expected {FORMATS}; save it as one of them")
     with _readable(file):
-        return openers[file.suffix.lower()](file)
+        return {".jsonl": _open_jsonl, ".parquet": _open_parquet}.get(ending, _open_csv)(file)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from dropkey_cli.errors import InputError, RunError
+from dropkey_cli.errors import InputError, RunError, first_line
 from dropkey_cli.models.availability import unreachable_hub
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -42,7 +42,7 @@ def push(folder: Path, name: str, *, public: bool) -> str:
         address = api.create_repo(name, private=not public, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export by dropkey")
     except Exception as error:  # the hub has a dozen kinds: not logged in, another user's, no network …
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise RunError(
             f"{str(folder)!r} is exported, but the hub did not take it ({reason}): log in with hf auth login, then: "
             f"hf upload {name} {folder}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dropkey_cli.errors import InputError, RunError
+from dropkey_cli.errors import InputError, RunError, first_line
 from dropkey_cli.export.comparing import Run
 from dropkey_cli.export.program import export_program
 from dropkey_cli.export.trained import Trained
@@ -42,9 +42,8 @@ def write_onnx(trained: Trained, images: Tensor, folder: Path) -> Run:
             program, input_names=["images"], output_names=["logits"], optimize=False, verbose=False
         )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise RunError(
-            f"torch cannot write {trained.name} as ONNX ({type(error).__name__}: {reason}): give --format timm"
+            f"torch cannot write {trained.name} as ONNX ({type(error).__name__}: {first_line(error)[:200]}): give --format timm"
         ) from error
     exported.model.metadata_props.update(metadata(trained))
     weights = sum(tensor.nbytes for tensor in trained.network.state_dict().values())

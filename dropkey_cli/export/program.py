@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropkey_cli.errors import RunError
+from dropkey_cli.errors import RunError, first_line
 from dropkey_cli.export.comparing import Run
 from dropkey_cli.export.trained import Trained, preprocessing_json
 
@@ -22,7 +22,7 @@ def export_program(network: nn.Module, images: Tensor) -> Any:  # noqa: ANN401 -
     try:
         return torch.export.export(network, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # each part of torch has its own kinds
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = first_line(error)[:200]
         raise RunError(
             f"torch.export cannot trace {type(network).__name__} for any batch size ({type(error).__name__}: {reason}): "
             "give --format timm"

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
-from timm.models import PretrainedCfg
-from timm.models._factory import parse_model_name
+from timm.models import PretrainedCfg, parse_model_name
 from timm.models._hub import _PREFERRED_FILES, load_model_config_from_path
 
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, first_line
 from dropkey_cli.models.availability import cached_hub_file, check_hub_file, unreachable_hub
 
 CONFIG = "config.json"
@@ -127,7 +126,7 @@ def _fetch_config(model_name: str, hub_id: str) -> Path:
     try:
         return Path(hf_hub_download(repository, CONFIG, revision=revision or None))
     except Exception as error:  # the hub has a dozen kinds: no such model, not public, no such revision …
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
             f"{model_name!r}: the hub gives no {CONFIG} ({reason}): check the name, or log in with: hf auth login"
         ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dropkey_cli.files import whole_file
+from dropkey_cli.files import write_csv
 
 NAMED = 5
 """So many classes a row names, the likeliest first."""
@@ -91,10 +91,7 @@ def header(named: int) -> list[str]:
 
 def write_predictions(path: Path, outcomes: Outcomes, class_names: list[str]) -> None:
     """Write the file, whole or not at all."""
-    with whole_file(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(header(outcomes.classes.shape[-1]))
-        rows.writerows(_rows(outcomes, class_names))
+    write_csv(path, header(outcomes.classes.shape[-1]), _rows(outcomes, class_names))
 
 
 def _rows(outcomes: Outcomes, class_names: list[str]) -> Iterable[list[object]]:

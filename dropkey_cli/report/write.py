@@ -1,6 +1,5 @@
 """Writes the files of a report from what a run has left: predictions, metrics, drop ratios, and a network to look into."""
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dropkey_cli.errors import InputError
-from dropkey_cli.files import whole_file
+from dropkey_cli.files import whole_file, write_csv
 from dropkey_cli.report import page
 from dropkey_cli.report.attention import AttentionMaps
 from dropkey_cli.report.charts import DRAWN, calibration_figure, confusion_figure, short
@@ -129,10 +128,8 @@ def _answers(sources: Sources, predictions: Predictions, numbers: dict[str, Any]
 
 
 def _write_classes(path: Path, scores: Sequence[ClassScores]) -> None:
-    with whole_file(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("class", "images", "precision", "recall", "f1"))
-        rows.writerows((row.name, row.support, *(f"{x:.6f}" for x in (row.precision, row.recall, row.f1))) for row in scores)
+    rows = ((row.name, row.support, *(f"{x:.6f}" for x in (row.precision, row.recall, row.f1))) for row in scores)
+    write_csv(path, ("class", "images", "precision", "recall", "f1"), rows)
 
 
 def _confusion(sources: Sources, predictions: Predictions) -> str:
@@ -142,10 +139,8 @@ def _confusion(sources: Sources, predictions: Predictions) -> str:
     if len(names) > MATRIX:
         return page.section("Confusions", text, pairs)
     matrix = confusion_matrix(predictions, len(names))
-    with whole_file(folder / "confusion.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["label \\ predicted", *names])
-        rows.writerows([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))
+    rows = ([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))
+    write_csv(folder / "confusion.csv", ["label \\ predicted", *names], rows)
     with drawing():
         figure = confusion_figure(matrix, names)
         to_png(figure, folder / "confusion.png")

@@ -5,8 +5,13 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class, list_optimizers
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Adam, Optimizer

@@ -14,7 +14,6 @@ from dropkey_cli.callbacks.checkpoints import LastCheckpoint
 from dropkey_cli.callbacks.nonfinite_report import (
     TrainBatch,
     TrainStep,
-    anywhere,
     describe,
     describe_gradients,
     story,
@@ -50,10 +49,6 @@ def test_a_loss_is_described_by_its_batch(described: TrainStep, expected: str) -
 def test_gradients_are_described_by_the_steps_last_batch() -> None:
     expected = "the gradients are not finite at step 7 (epoch 2, batch 11: 10.png) though the loss is 0.3333"
     assert describe_gradients(step(1.0, 1 / 3, paths=1)) == expected
-
-
-def test_one_process_speaks_for_itself() -> None:
-    assert anywhere("here") == "here"
 
 
 def told(network: nn.Module, batch: object, *losses: float) -> str:

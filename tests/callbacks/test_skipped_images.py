@@ -38,10 +38,10 @@ def test_each_is_named_once_and_all_are_counted(capsys: pytest.CaptureFixture[st
 def test_an_image_that_two_processes_met_counts_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gather(gathered: list[list[str]], own: list[str]) -> None:
+    def gather(own: list[str], gathered: list[list[str]]) -> None:
         gathered[:] = [own, ["a", "c"]]
 
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(torch.distributed, "gather_object", gather)
     skipped, several = SkippedImages(), trainer()
     several.world_size = 2
     skipped.on_train_batch_end(several, MODULE, None, batch(b="empty", a="empty"), 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]  # timm re-exports without __all__
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]  # timm re-exports without __all__
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint

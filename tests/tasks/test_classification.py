@@ -161,8 +161,10 @@ seen: list[int] = []
 def test_mixing_ends_before_the_run_does(off: float, dimensions: list[int]) -> None:
     seen.clear()
     run = trainer(limit_val_batches=0, max_epochs=2)
-    run.fit(task(Labels, cutmix=1.0, mix_off_share=off), random_data(16))
+    model = task(Labels, cutmix=1.0, mix_off_share=off)
+    run.fit(model, random_data(16))
     assert seen == dimensions
+    assert "best" not in dict(model.plan_lines())  # without validation
 
 
 def test_soft_labels_are_scored_by_the_larger_part() -> None:

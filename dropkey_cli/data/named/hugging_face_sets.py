@@ -168,7 +168,7 @@ class _Reader:
         image = self.table[position][self.key]
         if image is None:
             raise OSError("the data set has no image there")
-        if image["bytes"]:
+        if image["bytes"] is not None:
             return BytesIO(image["bytes"])
         path: str = image["path"]
         return path

@@ -65,7 +65,7 @@ def test_blocks_within_blocks_are_sharded_first(monkeypatch: pytest.MonkeyPatch)
 def test_an_optimizer_with_lookahead_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch finds no state in it, and would make a step for one at every checkpoint: 44 in the place of 30."""
     strategy, no_trainer = FullySharded(), cast(Any, None)
-    monkeypatch.setattr(fsdp.ModelParallelStrategy, "setup_optimizers", lambda strategy, trainer: None)
+    monkeypatch.setattr("dropkey_cli.commands.fsdp.ModelParallelStrategy.setup_optimizers", lambda strategy, trainer: None)
     for name, refused in (("adamw", False), ("lookahead_adamw", True)):
         strategy.optimizers = [create_optimizer(nn.Linear(2, 2), name, lr=0.1, weight_decay=0.0, layer_decay=1.0)]
         with pytest.raises(InputError, match="leave lookahead_ out") if refused else nullcontext():

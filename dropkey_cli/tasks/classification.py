@@ -273,7 +273,7 @@ class Classification(PredictingModule):
         lines += self.optimization_lines()
         lines += loss_lines(self.loss_name, self.label_smoothing, self.loss_weights, self.data.class_names)
         lines += mixing_lines(self.mixing, self.mix_off_share)
-        if self._trainer is None or self._trainer.limit_val_batches != 0:  # type: ignore[attr-defined]  # Lightning sets it
+        if self._trainer is None or self._trainer.limit_val_batches != 0:
             lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines
 

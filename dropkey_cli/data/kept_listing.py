@@ -28,12 +28,9 @@ def kept_listing(key: str, make: Callable[[Stamps], Any]) -> Any:  # noqa: ANN40
         key: What is listed, and how: another key is another listing.
         make: Makes the listing, of what JSON has, and gives the state of every file and folder that it depends on.
     """
-    file = (
-        cache_folder()
-        / "listings"
-        / f"{hashlib.blake2b(key.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.json"
-    )
-    found = _read(file, key)
+    name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    file = cache_folder() / "listings" / f"{name}.json"
+    found = _read(file)
     if found is not None:
         return found
     stamps: Stamps = {}
@@ -49,12 +46,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dropkey"
 
 
-def _read(file: Path, key: str) -> Any:  # noqa: ANN401 - what was kept
+def _read(file: Path) -> Any:  # noqa: ANN401 - what was kept
     """The listing in a file; None where there is none, or none that holds."""
     try:
         kept = json.loads(file.read_bytes())
         stamps = {path: None if found is None else tuple(found) for path, found in kept["stamps"].items()}
-        if kept["format"] != _FORMAT or kept["key"] != key or any(stamp(path) != found for path, found in stamps.items()):
+        if kept["format"] != _FORMAT or any(stamp(path) != found for path, found in stamps.items()):
             return None
         return kept["listing"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing, or written by something else

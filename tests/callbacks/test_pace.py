@@ -43,6 +43,9 @@ def test_a_value_before_training_is_no_best() -> None:
     run.sanity_checking = False
     pace.on_validation_end(run, task)
     assert pace.state_dict() == {"best": 1.0, "best_epoch": 1}
+    run.current_epoch = 1
+    pace.on_validation_end(run, task)
+    assert pace.best_epoch == 1  # of equal ones the first, whose checkpoint is kept
 
 
 def test_images_of_a_batch() -> None:

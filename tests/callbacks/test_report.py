@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from dropkey_cli.callbacks.report import Report, report_folder
+from dropkey_cli.callbacks.report import Report, _weights, report_folder
 from dropkey_cli.report.predictions import read_predictions
 from tests.commands.forks import QUICKSTART, RUN, log, run, run_on, signal_itself
 from tests.report.pages import assert_self_contained
@@ -121,6 +121,27 @@ def kept(folder: Path, outputs: Any, given: Any) -> list[dict[str, str]]:  # noq
     assert json.loads((folder / "metrics.json").read_text()) == {"epoch": 0, "step": 4, "val/acc1": 0.5}
     path = folder / "predictions.csv"
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def test_an_epoch_that_is_not_the_best_changes_nothing(tmp_path: Path) -> None:
+    best: Any = SimpleNamespace(monitor="val/acc1", check_monitor_top_k=lambda _, value: bool(value > 0.4))
+    report, trainer, module = Report(tmp_path, run=None, best=best), a_trainer(), None
+    for epoch, accuracy in enumerate((0.5, 0.3)):
+        trainer.current_epoch, trainer.callback_metrics["val/acc1"] = epoch, torch.tensor(accuracy)
+        report.on_validation_epoch_start(trainer, module)  # type: ignore[arg-type]  # no module is needed
+        report.on_validation_batch_end(trainer, module, torch.rand(4, 2), batch(), 0)  # type: ignore[arg-type]
+        report.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"epoch": 0, "step": 4, "val/acc1": 0.5}
+
+
+def test_a_look_with_the_weights_of_a_checkpoint_leaves_the_module_as_it_was(tmp_path: Path) -> None:
+    module, best = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    torch.save({"state_dict": best.state_dict()}, tmp_path / "best.ckpt")
+    before = module.weight.clone()
+    with pytest.raises(KeyboardInterrupt), _weights(module, tmp_path / "best.ckpt"):  # type: ignore[arg-type]  # of any module
+        assert torch.equal(module.weight, best.weight)
+        raise KeyboardInterrupt
+    assert torch.equal(module.weight, before)
 
 
 @pytest.mark.parametrize("whole", [True, False])

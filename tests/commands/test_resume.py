@@ -25,7 +25,8 @@ forked = [
 ]
 FIT = (
     "fit", "--config", QUICKSTART, "--trainer.max_epochs=2", "--trainer.limit_train_batches=6", "--trainer.log_every_n_steps=4",
-    "--data.batch_size=16", "--checkpoint_minutes=0.0001",
+    "--data.batch_size=16", "--checkpoint_minutes=0.0001", "--trainer.limit_val_batches=4",
+    "--report=false",  # that of a stopped run: callbacks/test_report.py
 )  # fmt: skip
 RESUME = ("fit", "--resume", str(RUN))
 

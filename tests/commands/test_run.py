@@ -27,7 +27,7 @@ from dropkey_cli.tasks.classification import Classification
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ("fit", "--config", str(ROOT / "configs" / "quickstart.yaml"))
-ONE_STEP = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
+ONE_STEP = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--report=false")
 SMALL = ("--model.model_name=vit_tiny_patch16_224", "--model.pretrained=false",
          "--model.model_args={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}", "--data.image_size=32",
          "--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.devices=1")  # fmt: skip
@@ -162,7 +162,7 @@ def test_checkpoint_describes_itself_with_plain_data(trained: Path) -> None:
 
 
 def test_the_next_commands_are_printed_and_nobody_advertises(dropkey: Dropkey) -> None:
-    out, err = dropkey(*QUICKSTART, *ONE_STEP)[1:]
+    out, err = dropkey(*QUICKSTART, *ONE_STEP, "--report=true")[1:]
     assert [line.split()[0] for line in out.splitlines()[-2:]] == ["next:", "report:"]
     assert not re.search(r"litmodels|lightning\.ai|\bTip\b|https?://", out + err)
     assert f"{'run folder':<12}{VERSION}" in out
@@ -190,7 +190,7 @@ def test_fast_dev_run_writes_nothing(dropkey: Dropkey) -> None:
 
 
 def test_training_without_dropkey(dropkey: Dropkey) -> None:
-    assert dropkey(*QUICKSTART, *ONE_STEP, "--model.dropkey=null").code == 0
+    assert dropkey(*QUICKSTART, *ONE_STEP, "--report=true", "--model.dropkey=null").code == 0
     assert not [name for name in read_csv(VERSION / "metrics.csv")[0] if name.startswith("drop_ratio")]
     assert torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)["dropkey"]["dropkey"] is None
     assert dropkey("test", "--ckpt_path=last").code == 0
@@ -222,7 +222,7 @@ def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> Non
 
 
 def test_a_run_that_never_validates_looks_for_no_best_checkpoint(dropkey: Dropkey) -> None:
-    outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.limit_val_batches=0")
+    outcome = dropkey(*QUICKSTART, *ONE_STEP, "--report=true", "--trainer.limit_val_batches=0")
     assert (outcome.code, outcome.err) == (0, "")
     assert [file.name for file in (VERSION / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "best val/" not in outcome.out
@@ -717,7 +717,8 @@ def test_a_lost_loading_process_is_one_sentence(dropkey: Dropkey, monkeypatch: p
 
 
 def test_tensorboard_has_what_metrics_csv_has_also_of_a_resumed_run(dropkey: Dropkey) -> None:
-    short = ("--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2", "--trainer.limit_val_batches=1")
+    short = ("--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=2", "--trainer.limit_val_batches=1",
+             "--report=false")  # fmt: skip
     assert dropkey("fit", "--config", "quickstart", "--trainer.max_epochs=1", "--logger=tensorboard", *short).code == 0
     assert dropkey("fit", "--resume=last", "--trainer.max_epochs=2").code == 0
     events = EventAccumulator(str(VERSION / "tensorboard"))

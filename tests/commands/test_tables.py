@@ -23,7 +23,7 @@ Dropkey = Callable[..., Any]
 SMALL = ("--model.model_name=vit_tiny_patch16_224", "--model.pretrained=false",
          "--model.model_args={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}", "--data.image_size=32",
          "--data.num_workers=0", "--trainer.accelerator=cpu", "--model.lr=1e-3", "--data.batch_size=5",
-         "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")  # fmt: skip
+         "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1", "--report=false")  # fmt: skip
 RUNS = Path("runs/vit_tiny_patch16_224")
 forked = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -107,7 +107,10 @@ def test_the_kind_of_the_given_root_wins(photos: Path, dropkey: Dropkey) -> None
 
 
 def test_a_table_with_other_classes_is_refused(photos: Path, dropkey: Dropkey) -> None:
-    assert dropkey("fit", "--data.root", str(photos / "labels.csv"), *SMALL, "--trainer.max_epochs=1").code == 0
+    assert (
+        dropkey("fit", "--data.root", str(photos / "labels.csv"), *SMALL, "--trainer.max_epochs=1", "--report=true").code == 0
+    )
+    assert (RUNS / "version_0/report/report.html").is_file()
     Path("other.csv").write_text("path,label\nx.png,ant\ny.png,dog\n")
     outcome = dropkey("test", "--ckpt_path=last", "--data.test_root=other.csv", "--data.on_error=skip")
     assert outcome.code == 2
@@ -147,7 +150,8 @@ def test_labels_with_a_separator_and_lists_are_the_same(multi: Path, dropkey: Dr
 
 def test_metrics_equal_scikit_learns_on_the_predictions(multi: Path, dropkey: Dropkey) -> None:
     os.symlink(multi / "photos", "photos")
-    assert dropkey("fit", *CSV, *SMALL).code == 0
+    assert dropkey("fit", *CSV, *SMALL, "--report=true").code == 0
+    assert (RUNS / "version_0/report/report.html").is_file()
     tested = printed(dropkey("test", "--ckpt_path=last", "--data.test_root=photos/labels.jsonl").out)
     assert dropkey("predict", "--ckpt_path=last", "--data.root=photos").code == 0
     true, scores, classes = {}, {}, ["blue", "green", "red"]

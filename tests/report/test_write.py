@@ -120,3 +120,14 @@ def test_a_network_that_is_always_right_has_no_mistakes(tmp_path: Path) -> None:
     page = assert_self_contained(write_report(Sources(tmp_path, "test", "right", "", list("xyz"))).read_text(encoding="utf-8"))
     assert "mistakes" not in page.text
     assert "No image was taken for another class" in page.text
+
+
+def test_both_maps_of_an_image_have_one_scale(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    def maps(images: Tensor) -> AttentionMaps:
+        plain = torch.full((len(images), 2, 2), 0.25)
+        return AttentionMaps({"rollout": plain}, {"rollout": plain * torch.tensor([[0.0, 1.0], [1.0, 2.0]])}, "class token")
+
+    scales: list[float] = []
+    monkeypatch.setattr("dropkey_cli.report.write.overlay", lambda *_, largest: scales.append(largest) or "data:x")
+    write_report(replace(sources, attention=maps, metrics=None, drop_ratios=None))
+    assert scales == [0.5] * 8  # the brightest of either, for four images

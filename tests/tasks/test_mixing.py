@@ -53,6 +53,14 @@ def test_mixup_mixes_labels_as_it_mixes_images(seed: int) -> None:
     assert batch["image"][3, 0, 0, 0] == 4  # the batch itself is left alone
 
 
+def test_an_image_is_mixed_with_any_other() -> None:
+    partners = set()
+    for seed in range(40):  # not only with its neighbour, which may be a copy of it
+        torch.manual_seed(seed)
+        partners |= set(BatchMixing(mixup=1.0)(numbered(6), num_classes=6)["label"][0].nonzero().flatten().tolist())
+    assert partners == set(range(6))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_cutmix_labels_are_a_count_of_the_pixels(seed: int) -> None:
     torch.manual_seed(seed)

@@ -133,6 +133,14 @@ def test_validations_during_warm_up_do_not_count() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
+def test_the_validation_right_after_warm_up_counts() -> None:
+    optimizer = sgd()
+    schedule = plateau(optimizer, warmup_steps=8, patience=0)
+    schedule.observe(0.2, 8)
+    schedule.observe(0.1, 9)  # worse
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
 def test_a_plateau_falls_no_lower_than_asked() -> None:
     optimizer = sgd()
     schedule = plateau(optimizer, min_lr=0.03)

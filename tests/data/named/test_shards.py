@@ -128,3 +128,10 @@ def test_what_cannot_be_read_is_named(shards: Path, tmp_path: Path) -> None:
     refused(r"classnames\.txt' has 3 names, none for the class '7'", splits={"train": "val"})
     (shards / "info.json").write_text('{"splits": {"train": {}}}')
     refused(r"info\.json' cannot be read \(KeyError: 'filenames'\); expected timm's")
+
+
+def test_what_has_the_same_name_up_to_the_first_dot_belongs_together(tmp_path: Path, photos: Path) -> None:
+    image = next(photos.rglob("*.png")).read_bytes()
+    write_tar(tmp_path / "train-0.tar", [("7.left.png", image), ("7.cls", b"0"), ("8.png", image), ("8.cls", b"1")])
+    found = open_shards("wds/x", str(tmp_path / "train-0.tar")).splits["train"]
+    assert (list(found.names), list(found.labels)) == (["train-0/7", "train-0/8"], [0, 1])

@@ -127,3 +127,16 @@ def test_archives_are_found_in_a_folder_with_any_name(tmp_path: Path) -> None:
     for name in ("b.tar", "deep/a.tar", "c.txt"):
         (folder / name).touch()
     assert find_tars(str(folder)) == [str(folder / "b.tar"), str(folder / "deep/a.tar")]
+
+
+def test_a_file_with_holes_whose_bytes_do_not_lie_together_is_none(tmp_path: Path) -> None:
+    sparse = {"major": "1", "minor": "0", "name": "holes.bin", "realsize": "2048"}
+    content = b"1\n1024\n512\n".ljust(512, b"\0") + b"x" * 512  # 512 bytes at 1024, and nothing before and after
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, headers in (("holes.bin", {f"GNU.sparse.{key}": value for key, value in sparse.items()}), ("b.bin", {})):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), headers
+            archive.addfile(member, io.BytesIO(content))
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert [member.issparse() for member in archive] == [True, False]
+    assert [member.name for member in tar_members(str(tmp_path / "a.tar"))] == ["b.bin"]

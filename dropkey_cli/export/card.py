@@ -47,6 +47,9 @@ _ANSWERS = {
     "softmax": """\
 best = int(logits.argmax())
 print(model.pretrained_cfg["label_names"][best], float(logits.softmax(-1)[best]))""",
+    "sigmoid / sum(sigmoid)": """\
+best, scores = int(logits.argmax()), logits.sigmoid()
+print(model.pretrained_cfg["label_names"][best], float(scores[best] / scores.sum()))""",
     "sigmoid": """\
 for name, probability in zip(model.pretrained_cfg["label_names"], logits.sigmoid().tolist()):
     print(name, probability)  # each class is a yes or no of its own""",

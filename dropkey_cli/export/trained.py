@@ -59,8 +59,11 @@ class Trained:
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of its logits: softmax or sigmoid."""
-        return "sigmoid" if self.multi_label else "softmax"
+        """What makes probabilities of its logits: softmax, sigmoid, or the sigmoids over their sum, for a network learnt with bce."""
+        if self.multi_label:
+            return "sigmoid"
+        bce = self.description["config"]["model"].get("init_args", {}).get("loss") == "bce"
+        return "sigmoid / sum(sigmoid)" if bce else "softmax"
 
     @property
     def is_ours(self) -> bool:

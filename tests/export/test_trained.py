@@ -7,6 +7,7 @@ import torch
 from dropkey_cli.errors import InputError
 from dropkey_cli.export.card import model_card
 from dropkey_cli.export.trained import preprocessing_json, read_trained
+from dropkey_cli.tasks.losses import normalized_sigmoid
 from tests.export import checkpoints
 
 METRICS = "epoch,step,train/loss,val/acc1,val/loss\n4,9,,0.5,1.5\n4,19,0.3,,\n4,19,,0.625,1.25\n5,29,,0.9,0.1\n"
@@ -86,3 +87,15 @@ def test_preprocessing_of_one_channel_and_many_labels(tmp_path: Path) -> None:
     assert ".sigmoid()" in card
     assert "softmax" not in card
     assert "float32 (batch, 1, height, width)" in card
+
+
+def test_a_network_learnt_with_bce_divides_its_sigmoids_by_their_sum(tmp_path: Path) -> None:
+    task = {"class_path": "dropkey_cli.tasks.classification.Classification", "init_args": {"loss": "bce"}}
+    checkpoints.save(tmp_path / "a.ckpt", config={"model": task, "data": {"class_path": "a.B"}})
+    trained = read_trained(tmp_path / "a.ckpt")
+    assert "; sigmoid / sum(sigmoid) gives" in preprocessing_json(trained)
+    (line,) = [line for line in model_card(trained, ["timm"], title="x", words=[]).splitlines() if "scores.sum()" in line]
+    logits = torch.tensor([-1.0, 2.0, 0.5])
+    scores, best = logits.sigmoid(), 1
+    value = line.partition("float(")[2].removesuffix("))")
+    assert eval(value, {"scores": scores, "best": best}) == normalized_sigmoid(logits)[best]

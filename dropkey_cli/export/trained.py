@@ -59,7 +59,7 @@ class Trained:
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of its logits: softmax, sigmoid, or the sigmoids over their sum, for a network learnt with bce."""
+        """What makes probabilities of its logits: softmax, sigmoid, or with bce the sigmoids over their sum."""
         if self.multi_label:
             return "sigmoid"
         bce = self.description["config"]["model"].get("init_args", {}).get("loss") == "bce"

@@ -128,6 +128,11 @@ def test_both_maps_of_an_image_have_one_scale(sources: Sources, monkeypatch: pyt
         return AttentionMaps({"rollout": plain}, {"rollout": plain * torch.tensor([[0.0, 1.0], [1.0, 2.0]])}, "class token")
 
     scales: list[float] = []
-    monkeypatch.setattr("dropkey_cli.report.write.overlay", lambda *_, largest: scales.append(largest) or "data:x")
+
+    def overlay(*_: object, largest: float) -> str:
+        scales.append(largest)
+        return "data:x"
+
+    monkeypatch.setattr("dropkey_cli.report.write.overlay", overlay)
     write_report(replace(sources, attention=maps, metrics=None, drop_ratios=None))
     assert scales == [0.5] * 8  # the brightest of either, for four images

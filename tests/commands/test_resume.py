@@ -6,7 +6,8 @@ import resource
 import shutil
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +95,30 @@ SLOW = {
 }
 
 
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder in which a variant's run was left alone."""
+
+    @cache
+    def folder_of(variant: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        assert run([*FIT, *VARIANTS[variant]], folder) == 0, log(folder)
+        return folder
+
+    return folder_of
+
+
 @pytest.mark.parametrize(
     "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW) + forked) for name in VARIANTS]
 )
 @pytest.mark.parametrize("batch", [3, 6, pytest.param(7, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_bit_for_bit(variant: str, batch: int, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for folder in (whole, parts):
-        folder.mkdir()
-    words = [*FIT, *VARIANTS[variant]]
-    assert run(words, whole) == 0, log(whole)
-    assert run(words, parts, prepare=signal_itself(signal.SIGTERM, batch=batch)) == 143, log(parts)
-    assert "Traceback" not in log(parts)
-    assert f"continue with: dropkey fit --resume {RUN}\n" in log(parts)
-    assert run(RESUME, parts) == 0, log(parts)
-    assert_same_run(parts, whole)
+def test_a_stopped_run_goes_on_bit_for_bit(variant: str, batch: int, tmp_path: Path, left_alone: Callable[[str], Path]) -> None:
+    stop = signal_itself(signal.SIGTERM, batch=batch)
+    assert run([*FIT, *VARIANTS[variant]], tmp_path, prepare=stop) == 143, log(tmp_path)
+    assert "Traceback" not in log(tmp_path)
+    assert f"continue with: dropkey fit --resume {RUN}\n" in log(tmp_path)
+    assert run(RESUME, tmp_path) == 0, log(tmp_path)
+    assert_same_run(tmp_path, left_alone(variant))
 
 
 SAVED = "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {%s, save_top_k: -1, filename: 'at{step}'}}]"
@@ -151,17 +161,16 @@ def kill_and_resume(words: Sequence[str], folder: Path, seconds: Sequence[float]
 
 
 @pytest.mark.parametrize("moments", [pytest.param(3, marks=forked), pytest.param(20, marks=[*forked, pytest.mark.slow])])
-def test_a_run_that_is_killed_at_any_moment_goes_on_bit_for_bit(moments: int, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    assert run(FIT, whole) == 0, log(whole)
+def test_a_run_that_is_killed_at_any_moment_goes_on_bit_for_bit(
+    moments: int, tmp_path: Path, left_alone: Callable[[str], Path]
+) -> None:
     generator, killed, trial = random.Random(moments), 0, 0
     while killed < moments:
         trial += 1
         folder = tmp_path / str(trial)
         folder.mkdir()
         killed += kill_and_resume(FIT, folder, [generator.uniform(0.3, 2.0) for _ in range(5)])
-        assert_same_run(folder, whole)
+        assert_same_run(folder, left_alone("plain"))
         assert trial < 5 * moments
 
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from dropkey_cli.callbacks.gathering import gather
 from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch, counted
+from dropkey_cli.data.streamed import StreamedImages
 from dropkey_cli.errors import InputError, one_line
 from dropkey_cli.files import from_here, keep_earlier
 from dropkey_cli.report.numbers import write_numbers
@@ -163,6 +164,8 @@ def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
     fitting, stage = trainer.state.fn == TrainerFn.FITTING, _stage(trainer)
     dataset = getattr(data, "splits", {}).get(stage)
+    if isinstance(dataset, StreamedImages):  # each look would read it from its start
+        dataset = None
     best = Path(report.best.best_model_path) if fitting and report.best and report.best.best_model_path else None
     images = {"val": "validation", "test": "test"}[stage]
     lines = [*getattr(data, "plan_lines", list)(), *getattr(module, "plan_lines", list)()]

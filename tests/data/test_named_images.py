@@ -170,8 +170,8 @@ def fitted_error(data: ImageFiles) -> str:
     [
         (None, {}, "--data.root is not given; expected torch/NAME, hfds/NAME"),
         ("cifar10", {}, "--data.root 'cifar10' is no data set; expected torch/NAME"),
-        ("hfids/a/b", {}, "'hfids/a/b' is a stream, .*; give --data.root hfds/a/b, which reads a copy"),
-        ("tfds/mnist", {}, "'tfds/mnist' is a stream"),
+        ("hfids/x", {"shuffle_buffer": 0}, "shuffle_buffer is 0; expected 1 or more"),
+        ("tfds/mnist", {}, "'tfds/mnist' is a data set of TensorFlow, which is not read; .*; give --data.root hfds/mnist"),
         ("torch/mnist", {"data_dir": "none"}, "the folder 'none' does not exist; expected torchvision's files"),
         ("wds/none", {}, r"'wds/none': 'none' does not exist"),
         ("tar/none", {}, r"'tar/none': 'none' does not exist"),

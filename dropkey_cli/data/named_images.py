@@ -116,7 +116,7 @@ class NamedImages(ImageFiles):
         if stage == "fit" and isinstance(self.splits.get("train"), StreamedImages):
             for split in self.shares_to_hold_out([*self.splits]):
                 raise InputError(
-                    f"{self.root!r} has no split for {split}; expected one, as images cannot be held out of a stream; give e.g. "
+                    f"{self.root!r} has no split for {split}; expected one, which a stream cannot hold out; give e.g. "
                     f'--data.splits \'{{train: "train[1000:]", {split}: "train[:1000]"}}\''
                 )
 

@@ -95,13 +95,13 @@ def open_stream(
         part, span = span_of(given)
         every = _count(root, name, part, loaded[part])
         first, last, _ = span.indices(every)
+        if last <= first:
+            raise InputError(f"splits has {given!r}, in which there is no image; expected some of the {every} of {part!r}")
         table = loaded[part].to_iterable_dataset() if hasattr(loaded[part], "__len__") else loaded[part]
         table = table.select_columns([image_key, label_key]).cast_column(image_key, datasets.Image(decode=False))
-        if last < every or first:
-            table = table.skip(first).take(max(0, last - first))
-        found[split] = Stream(
-            f"{os.path.basename(name.rstrip('/'))}/{split}", max(0, last - first), table, image_key, label_key
-        )
+        if last - first < every:
+            table = table.skip(first).take(last - first)
+        found[split] = Stream(f"{os.path.basename(name.rstrip('/'))}/{split}", last - first, table, image_key, label_key)
     return StreamedSet(list(getattr(features[label_key], "names", None) or []), found)
 
 

@@ -38,15 +38,14 @@ def test_a_stream_has_what_the_folder_has_in_its_order(photos: Path, tmp_path: P
             assert contents(stream) == expected
 
 
-def test_images_are_read_from_files_that_lie_elsewhere(photos: Path, tmp_path: Path) -> None:
-    folder = write_streamable(tmp_path / "set", photos)  # for its README
-    shutil.rmtree(folder / "data")
-    for split, name in (("train", "train"), ("val", "validation")):
-        shutil.make_archive(str(folder / name), "zip", photos / split)
-    stream = open_stream("hfids/x", str(folder)).splits["val"]
-    assert next(stream.examples())["image"]["path"].startswith("zip://")
-    expected = [(label, load_image(photos / "val" / name).tobytes()) for name, label, _ in pictures(photos)["val"]]
-    assert contents(stream) == expected
+def test_an_image_is_read_from_a_file_that_lies_elsewhere(photos: Path, tmp_path: Path) -> None:
+    stream = open_stream("hfids/x", str(write_streamable(tmp_path / "set", photos))).splits["val"]
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", photos)
+    for path in (f"zip://val/cat/002.png::{archive}", f"file://{photos}/val/cat/002.png", f"{photos}/val/cat/002.png"):
+        found = load_image(stream.content({"image": {"bytes": None, "path": path}}))
+        assert found.tobytes() == load_image(photos / "val/cat/002.png").tobytes()
+    with pytest.raises(OSError, match=r"none\.png"):
+        stream.content({"image": {"bytes": None, "path": f"file://{photos}/none.png"}})
 
 
 @pytest.mark.parametrize(
@@ -74,6 +73,10 @@ def test_a_large_buffer_mixes_all_files_and_a_small_one_the_files(photos: Path, 
     [
         ({"input_key": "photo"}, "'hfids/x' has no column 'photo'; expected one of image, label; give --data.input_key"),
         ({"splits": {"train": "training"}}, "'hfids/x' has no split 'training'; expected one of train, validation"),
+        (
+            {"splits": {"train": "train[24:]"}},
+            r"splits has 'train\[24:\]', in which there is no image; expected some of the 24",
+        ),
         ({"splits": {"train": "train[a:]"}}, r"splits has 'train\[a:\]'; expected a name"),
     ],
 )
@@ -86,9 +89,7 @@ def test_columns_and_splits_that_are_not_clear_are_refused(
 
 def test_a_stream_of_unknown_length_is_refused(photos: Path, tmp_path: Path) -> None:
     folder = write_parquet(tmp_path / "set", photos)
-    with pytest.raises(
-        InputError, match="'hfids/x' does not say how many images its split 'train' has; .*give --data.root hfds/"
-    ):
+    with pytest.raises(InputError, match=r"'hfids/x' does not say how many images its split 'train' has; .*--data.root hfds/"):
         open_stream("hfids/x", str(folder))
 
 

@@ -88,7 +88,8 @@ def find_checkpoint(given: str | None, *, prefer: str = "best", option: str = "-
                 return folder / f"{name}.ckpt"
     if os.path.isdir(path) and (newest := _all_checkpoints(f"{prefer}.ckpt", path)):
         return newest[0]
-    near = did_you_mean(given, ("best", "last"))
+    runs = {str(folder) for checkpoint in _all_checkpoints("*.ckpt") for folder in checkpoint.parents[1:3]}
+    near = did_you_mean(given, ("best", "last", *sorted(runs)))
     raise InputError(f"{option} {given!r} is neither a checkpoint nor a run folder with one; {_candidates()}{near}")
 
 

@@ -120,6 +120,9 @@ def _near_commands(given: str) -> str:
     """The nearest commands as the end of a sentence, also by what other tools call them."""
     if given in OTHER_NAMES:
         return f"; did you mean {OTHER_NAMES[given]!r}?"
+    if given.startswith("-"):
+        near = did_you_mean(given, ["--help", "--version"])
+        return near or f"; options come after the command: dropkey fit {given.partition('=')[0]} …"
     return did_you_mean(given, COMMANDS) or (did_you_mean("fit", COMMANDS) if did_you_mean(given, ["train"]) else "")
 
 

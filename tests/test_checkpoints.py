@@ -96,6 +96,14 @@ def test_a_name_too_long_for_a_file_is_no_checkpoint() -> None:
         find_checkpoint("x" * 9000)
 
 
+def test_a_run_that_is_misspelt_is_offered_wherever_it_stands_among_the_others() -> None:
+    checkpoint("runs/quickstart/version_0/checkpoints/best.ckpt", age=99)
+    for number in range(7):
+        checkpoint(f"runs/other/version_{number}/checkpoints/best.ckpt", age=number)
+    with pytest.raises(InputError, match=r"; did you mean 'runs/quickstart' or 'runs/quickstart/version_0'"):
+        find_checkpoint("runs/quickstrt")
+
+
 @pytest.mark.parametrize("name", ["taken", "taken/a", "a\0b"])
 def test_a_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
     Path("runs").mkdir()

@@ -43,6 +43,9 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("train", "mean 'fit'"),
         ("trian", "mean 'fit'"),
         ("eval", "mean 'validate'"),
+        ("--hlep", "mean '--help'"),
+        ("--config", "; options come after the command: dropkey fit --config …"),
+        ("--data.root=photos", "; options come after the command: dropkey fit --data.root …"),
     ],
 )
 def test_unknown_command_is_named_with_the_nearest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,24 @@
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropkey_cli.errors import InputError, RunError, did_you_mean, first_line, one_line
+from dropkey_cli.errors import InputError, RunError, did_you_mean, first_line, near_path, one_line
 
 
 def test_the_nearest_words_come_first() -> None:
     assert did_you_mean("vit_tny", ["resnet18", "vit_tinny", "vit_tiny"]) == "; did you mean 'vit_tiny' or 'vit_tinny'?"
+
+
+def test_the_nearest_paths_are_those_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert near_path("photso/") == "; did you mean 'photos'?"
+    assert near_path(f"{tmp_path}/photso") == f"; did you mean '{tmp_path}/photos'?"
+    for none in ("zebras", "nowhere/photos", "\0", ""):
+        assert near_path(none) == ""
 
 
 def test_nothing_is_offered_where_nothing_is_near() -> None:

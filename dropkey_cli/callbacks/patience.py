@@ -13,10 +13,12 @@ class Patience(EarlyStopping):
     Args:
         monitor: The metric whose highest value is best.
         patience: Validations in a row without a new best after which the run ends.
+        resumed: Whether what a checkpoint has seen was seen in this run; another run's best does not count here.
     """
 
-    def __init__(self, monitor: str, patience: int) -> None:
+    def __init__(self, monitor: str, patience: int, *, resumed: bool = False) -> None:
         super().__init__(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
+        self.resumed = resumed
 
     def plan_lines(self) -> list[tuple[str, str]]:
         """What a user should know before training, as (name, text)."""
@@ -24,6 +26,8 @@ class Patience(EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what was seen of a checkpoint, not its patience."""
+        if not self.resumed:
+            return
         asked = self.patience
         super().load_state_dict(state_dict)
         self.patience, self.stopping_reason = asked, EarlyStoppingReason.NOT_STOPPED

@@ -84,7 +84,9 @@ class ParquetFile:
             import pyarrow
             from pyarrow import parquet
         except ImportError as error:
-            raise InputError(f"--output {path.name!r} needs pyarrow: pip install 'dropkey[parquet]', or give a .csv") from error
+            raise InputError(
+                "an --output that ends in .parquet needs pyarrow: pip install 'dropkey[parquet]', or give a .csv"
+            ) from error
         self._arrow, self._parquet = pyarrow, parquet
         self._file = path.open("wb")
         self._writer: Any = None

@@ -1,6 +1,5 @@
 """Keeps what the network said of the validation or test images, and has the report of it written at the end."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +13,23 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dropkey_cli.callbacks.gathering import gather
+from dropkey_cli.callbacks.run_log import say
 from dropkey_cli.data.dataset import Batch, counted
+from dropkey_cli.data.streamed import StreamedImages
 from dropkey_cli.errors import InputError, one_line
 from dropkey_cli.files import from_here, keep_earlier
 from dropkey_cli.report.numbers import write_numbers
 from dropkey_cli.report.predictions import Outcomes, write_predictions
+from dropkey_cli.report.scores import label_counts, label_scores, write_scores
 
 SHOWN = ("data", "split", "images", "model", "DropKey", "optimizer")
 """Lines of the plan that the report repeats; the others are of one process and one start only."""
 
 
 class Report(Callback):
-    """Writes ``predictions.csv`` and ``metrics.json`` whenever an epoch is the best so far, and the report of it at the end.
+    """Writes the answers and ``metrics.json`` whenever an epoch is the best so far, and the report of it at the end.
+
+    The answers are ``predictions.csv``; ``per_class.csv`` where an image may have any number of classes.
 
     A report that cannot be written is a line on stderr; the run goes on.
 
@@ -40,11 +44,12 @@ class Report(Callback):
         self.run = run
         self.best = best
         self._parts: list[Outcomes] = []
+        self._counts: Tensor | None = None
         self._failed = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
-        self._parts = []
+        self._parts, self._counts = [], None
 
     def on_validation_batch_end(
         self,
@@ -54,16 +59,20 @@ class Report(Callback):
         batch: Batch,
         *_: object,
     ) -> None:
-        """Note what was said of a batch, if the task says the probabilities of one class per image."""
+        """Note what was said of a batch, if the task says the probabilities of classes."""
         if trainer.sanity_checking or not isinstance(outputs, Tensor) or outputs.dim() != 2 or not isinstance(batch, Mapping):
             return
         kept, labels, index = counted(batch), batch["label"], batch["index"]
-        if labels.dim() != 1:
+        several = labels.dim() == 2 and getattr(pl_module, "multi_label", False)
+        if labels.dim() != 1 and not several:
             return
         if len(kept) < len(labels):
             labels, index = labels[kept], index[kept]
             outputs = outputs if len(outputs) == len(kept) else outputs[kept]
-        if kept:
+        if kept and several:
+            counts = label_counts(outputs.detach(), labels)
+            self._counts = counts if self._counts is None else self._counts + counts
+        elif kept:
             paths = [batch["path"][place] for place in kept]
             self._parts.append(Outcomes.of(outputs.detach(), label=labels, index=index, paths=paths))
 
@@ -71,11 +80,12 @@ class Report(Callback):
         """Write it down if it is the best so far."""
         if not trainer.sanity_checking and self._is_best(trainer):
             own = Outcomes.join(self._parts) if self._parts else None
-            found = [outcomes for outcomes in gather(own, trainer) if outcomes is not None]
+            parts = gather((own, None if self._counts is None else self._counts.cpu()), trainer)
             if trainer.is_global_zero:
+                outcomes, counts = ([part for part in column if part is not None] for column in zip(*parts, strict=True))
                 with self._or_not():
-                    self._keep(trainer, Outcomes.join(found) if found else None)
-        self._parts = []
+                    self._keep(trainer, outcomes, counts)
+        self._parts, self._counts = [], None
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # it is called with more than it needs
@@ -96,14 +106,16 @@ class Report(Callback):
         value = trainer.callback_metrics.get(self.best.monitor or "")
         return value is None or self.best.check_monitor_top_k(trainer, value)
 
-    def _keep(self, trainer: Trainer, outcomes: Outcomes | None) -> None:
+    def _keep(self, trainer: Trainer, outcomes: list[Outcomes], counts: list[Tensor]) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING
         if not fitting and (kept := keep_earlier(self.folder)):
             print(f"the earlier {self.folder} is now {kept}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        if outcomes is not None:
-            names = trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
-            write_predictions(self.folder / "predictions.csv", outcomes, names)
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]  # Lightning sets it
+        if outcomes:
+            write_predictions(self.folder / "predictions.csv", Outcomes.join(outcomes), names)
+        if counts:
+            write_scores(self.folder / "per_class.csv", label_scores(torch.stack(counts).sum(0), names))
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step} if fitting else {}
         stage = f"{_stage(trainer)}/"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(stage)}
@@ -117,7 +129,7 @@ class Report(Callback):
                 logger.save()  # metrics.csv is read
             self.folder.mkdir(parents=True, exist_ok=True)
             path = _written(self, trainer, pl_module)
-            print(f"report: {from_here(path)}", flush=True)
+            say(f"report: {from_here(path)}")
 
     @contextmanager
     def _or_not(self) -> Iterator[None]:
@@ -127,7 +139,7 @@ class Report(Callback):
         except Exception as error:
             self._failed = True
             reason = one_line(error)
-            print(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", file=sys.stderr)
+            say(f"dropkey: warning: no report in {self.folder} ({type(error).__name__}: {reason})", error=True)
 
 
 def report_folder(command: str, checkpoint: Path) -> tuple[Path, Path | None]:
@@ -152,6 +164,8 @@ def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
     fitting, stage = trainer.state.fn == TrainerFn.FITTING, _stage(trainer)
     dataset = getattr(data, "splits", {}).get(stage)
+    if isinstance(dataset, StreamedImages):  # each look would read it from its start
+        dataset = None
     best = Path(report.best.best_model_path) if fitting and report.best and report.best.best_model_path else None
     images = {"val": "validation", "test": "test"}[stage]
     lines = [*getattr(data, "plan_lines", list)(), *getattr(module, "plan_lines", list)()]
@@ -172,7 +186,7 @@ def _written(report: Report, trainer: Trainer, module: LightningModule) -> Path:
 
 
 def _look(data: Any, module: LightningModule, checkpoint: Path | None) -> Callable[[Tensor], Any]:  # noqa: ANN401
-    """What gives the attention maps of 8-bit images (B, 3, height, width), by the weights of a checkpoint."""
+    """What gives the attention maps of 8-bit images (B, C, height, width), by the weights of a checkpoint."""
 
     def look(images: Tensor) -> Any:  # noqa: ANN401 - AttentionMaps
         from dropkey_cli.report.attention import attention_maps

@@ -50,20 +50,27 @@ class RunPlan(Callback):
             return
         if not self._trained:  # a resumed run
             say(f"nothing was left to train after step {trainer.global_step}: give a larger --trainer.max_epochs to go on")
-        best = trainer.checkpoint_callback
-        if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
-            return
-        path = from_here(best.best_model_path)
-        say(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
-        say(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
+        best, path = trainer.checkpoint_callback, Path()
+        if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
+            path = from_here(best.best_model_path)
+            say(f"best {best.monitor} {float(best.best_model_score):.4f}: {path}")
+        elif self.folder is not None:  # without validation none is best
+            path = self.folder / "checkpoints" / "last.ckpt"
+            if isinstance(best, ModelCheckpoint) and best.monitor is not None and self._trained:
+                earlier = "let validation come earlier (--trainer.val_check_interval, --trainer.check_val_every_n_epoch)"
+                say(f"no {best.monitor} up to step {trainer.global_step}, so there is no best.ckpt: {earlier}")
+        if path.is_file():
+            say(f"next: dropkey predict --ckpt_path {shlex.quote(str(path))} --data.root IMAGE_OR_FOLDER")
 
 
 def run_lines(trainer: Trainer) -> list[tuple[str, str]]:
     """How long and on what the run computes, as (name, text)."""
     strategy = f" ({type(trainer.strategy).__name__})" if trainer.world_size > 1 else ""
-    epochs = f"{trainer.max_epochs} epoch{'s'[: trainer.max_epochs != 1]}, " if trainer.max_epochs != -1 else ""
+    steps = trainer.estimated_stepping_batches
+    by_epochs = trainer.max_epochs != -1 and trainer.max_steps != steps
+    epochs = f"{trainer.max_epochs} epoch{'s'[: trainer.max_epochs != 1]}, " if by_epochs else ""
     return [
-        ("training", f"{epochs}{trainer.estimated_stepping_batches} optimizer steps{_images_per_step(trainer)}"),
+        ("training", f"{epochs}{steps} optimizer step{'s'[: steps != 1]}{_images_per_step(trainer)}"),
         ("device", f"{trainer.world_size} × {_device_name(trainer)}{strategy}, precision {trainer.precision}"),
     ]
 

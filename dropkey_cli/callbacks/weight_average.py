@@ -9,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
+from dropkey_cli.errors import InputError
+
 
 class WeightAverage(WeightAveraging):
     """Lightning's WeightAveraging, as an exponential moving average that also suits short runs.
@@ -30,7 +32,16 @@ class WeightAverage(WeightAveraging):
         return [("EMA", f"the weights' moving average (decay {self.decay:g}, warmed up) is what is validated and saved")]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the model, when it is built, and before it is wrapped."""
+        """Copy the model, when it is built, and before it is wrapped.
+
+        Raises:
+            InputError: If the weights are not of 32 bits: in 16 an average stands still.
+        """
+        if trainer.precision != "32-true" and not trainer.precision.endswith("-mixed"):
+            raise InputError(
+                f"--ema {self.decay:g} averages weights of 32 bits, --trainer.precision {trainer.precision} has none; give "
+                "32-true or bf16-mixed, or leave --ema out"
+            )
         self._device = trainer.strategy.root_device  # where the model is going to be
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*overrides the configure_model.*")  # sharding is refused

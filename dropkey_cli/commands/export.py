@@ -85,4 +85,8 @@ def _print_use(trained: Trained, output: Path) -> None:
     if trained.is_ours:
         print(f"note        timm has {trained.name} from dropkey only: import dropkey_cli.models first")
     print(f'use         {first}timm.create_model("local-dir:{output}", pretrained=True)')
-    print(f"            dropkey fit --model.model_name {shlex.quote(f'local-dir:{output}')} --data.root YOUR_IMAGES")
+    channels = trained.preprocessing.channels
+    options = (
+        f"--model.model_name {shlex.quote(f'local-dir:{output}')}{f' --data.channels {channels}' if channels != 3 else ''}"
+    )
+    print(f"            dropkey fit {options} --data.root YOUR_IMAGES")

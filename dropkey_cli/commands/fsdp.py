@@ -4,10 +4,12 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from timm.optim.lookahead import Lookahead
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
+from dropkey_cli.errors import InputError
 from dropkey_cli.patching.interception import KeyDropping
 from dropkey_cli.patching.known import rule_for
 
@@ -32,6 +34,19 @@ class FullySharded(ModelParallelStrategy):
         module: Any = self.lightning_module
         shard(module, self.device_mesh["data_parallel"])
         super().setup(trainer)
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        """As Lightning's.
+
+        Raises:
+            InputError: If an optimizer hides its state: at every checkpoint torch would make a step to get one.
+        """
+        super().setup_optimizers(trainer)
+        if any(isinstance(optimizer, Lookahead) for optimizer in self.optimizers):
+            raise InputError(
+                "the state of an optimizer with lookahead cannot be sharded: leave lookahead_ out of --model.optimizer, or "
+                "give --trainer.strategy ddp"
+            )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As Lightning's, before the first step as well: for that, torch makes one without gradients, which must not count."""

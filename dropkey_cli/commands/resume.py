@@ -28,14 +28,14 @@ def resumed_run(command: str, words: list[str]) -> tuple[list[str], Path | None]
     given, rest = parser.parse_known_args(words)
     if given.resume is None:
         folder = requeued_run() if command == "fit" else None
-        return (words, None) if folder is None else (_spelled_out(folder, words), folder)
+        return (words, None) if folder is None else ([*_of_run(folder), *words], folder)
     if command != "fit":
         raise InputError(f"--resume goes on with a training run, which {command} is not: give --ckpt_path RUN, or dropkey fit")
     if not given.resume:
         raise InputError("--resume needs a run: write --resume runs/NAME/version_N, or --resume last for the newest")
     if any(word.partition("=")[0] == "--ckpt_path" for word in rest):
         raise InputError("--resume takes the run's last checkpoint: leave --ckpt_path out, or use it without --resume")
-    return _spelled_out(folder := _folder(given.resume), rest), folder
+    return [*_of_run(folder := _folder(given.resume)), *rest], folder
 
 
 def _folder(given: str) -> Path:
@@ -49,8 +49,21 @@ def _folder(given: str) -> Path:
     return folder
 
 
-def _spelled_out(folder: Path, words: list[str]) -> list[str]:
-    return [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}", *words]
+def typed(words: list[str], folder: Path | None) -> list[str]:
+    """The options as a user would type them: with ``--resume`` where `resumed_run` has spelled it out.
+
+    Args:
+        words: The options of fit, configs first.
+        folder: That of the run that goes on, if one does.
+    """
+    if folder is None:
+        return words
+    _, checkpoint = _of_run(folder)
+    return ["--resume", str(folder), *(word for word in words[2:] if word != checkpoint)]  # its own config is the first
+
+
+def _of_run(folder: Path) -> list[str]:
+    return [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"]
 
 
 def requeued_run() -> Path | None:

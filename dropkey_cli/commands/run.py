@@ -35,7 +35,7 @@ from dropkey_cli.commands.defaults import checkpoint_defaults, default_classes, 
 from dropkey_cli.commands.failures import explained
 from dropkey_cli.commands.fsdp import FullySharded
 from dropkey_cli.commands.processes import check_processes, end_children
-from dropkey_cli.commands.resume import record_job
+from dropkey_cli.commands.resume import record_job, typed
 from dropkey_cli.commands.run_parts import (
     add_own_options,
     as_list,
@@ -101,7 +101,7 @@ class RunCLI(LightningCLI):
         self.signals = StopSignals()
         self.memory = MemoryAdvice()
         self.log: RunLog | None = None
-        self.typed = shlex.join(["dropkey", command, *words])
+        self.typed = shlex.join(["dropkey", command, *typed(words, resumed)])
         self.asked = ""
         self.known: dict[str, Any] = {}
         self.class_names: list[str] = []
@@ -196,10 +196,11 @@ class RunCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         options = self.config_init[self.command]
         if self.command == "fit":
-            recipe = recipe_callbacks(options, validates=config.get("limit_val_batches") != 0)
+            validates, resumed = config.get("limit_val_batches") != 0, self.resumed is not None
+            recipe = recipe_callbacks(options, validates=validates, resumed=resumed)
             logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
-            callbacks = [*callbacks, *self._fit_callbacks(config, options), *recipe]
+            callbacks = [*callbacks, *self._fit_callbacks(config, options, recipe)]
             seed = yaml.safe_load(self.asked)["seed_everything"]
             config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
         else:
@@ -255,7 +256,7 @@ class RunCLI(LightningCLI):
         if self.folder is not None:
             give_back_run_folder(self.folder)
 
-    def _fit_callbacks(self, config: dict[str, Any], options: Namespace) -> list[Callback]:
+    def _fit_callbacks(self, config: dict[str, Any], options: Namespace, recipe: list[Callback]) -> list[Callback]:
         self.log = RunLog(self.folder, self.typed)
         callbacks = [self.log, *fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)]
         best = None
@@ -266,6 +267,7 @@ class RunCLI(LightningCLI):
             if config.get("limit_val_batches") != 0:  # without validation none is best
                 callbacks.append(best := BestCheckpoint(self.folder / "checkpoints", monitor, resumed=resumed))
             callbacks.append(LastCheckpoint(self.folder, self.signals, minutes=options.checkpoint_minutes))
+        callbacks += recipe  # before the report, which is that of averaged weights
         if self.folder is not None and options.report:
             callbacks.append(Report(self.folder / "report", run=self.folder, best=best))
         return callbacks
@@ -281,7 +283,13 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
-    notes = ("does not have many workers", "number of training batches", "callbacks used to create", "sharding model layers")
+    notes = (
+        "could not find the monitored key",
+        "does not have many workers",
+        "number of training batches",
+        "callbacks used to create",
+        "sharding model layers",
+    )
     of_metrics = "before the ``update`` method"  # where a process has no image that can be read
     for note in (*notes, of_metrics):
         warnings.filterwarnings("ignore", f".*{note}.*")

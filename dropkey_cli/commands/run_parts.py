@@ -91,12 +91,13 @@ def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal
     return [RunRecord(folder, asked), RunPlan(folder), *watching]
 
 
-def recipe_callbacks(options: Namespace, *, validates: bool) -> list[Callback]:
+def recipe_callbacks(options: Namespace, *, validates: bool, resumed: bool) -> list[Callback]:
     """What the options of a training run's recipe add to it: averaged weights, early stopping.
 
     Args:
         options: Those of fit, its classes instantiated.
         validates: Whether the run validates.
+        resumed: Whether an earlier part of the same run was there.
 
     Raises:
         InputError: If early stopping has nothing to go by.
@@ -108,7 +109,7 @@ def recipe_callbacks(options: Namespace, *, validates: bool) -> list[Callback]:
         if monitor is None or not validates:
             reason = "this run has no validation" if not validates else f"{type(options.model).__name__} names no monitor"
             raise InputError(f"--patience {options.patience} goes by validation, but {reason}: leave it out")
-        callbacks.append(Patience(monitor, int(options.patience)))
+        callbacks.append(Patience(monitor, int(options.patience), resumed=resumed))
     return callbacks
 
 

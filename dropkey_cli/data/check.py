@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 from torch.utils.data import DataLoader, Dataset
 
 from dropkey_cli.data.arrays import check_header
-from dropkey_cli.data.class_folders import check_classes, find_classes, find_splits, list_samples
+from dropkey_cli.data.class_folders import check_classes, find_classes, find_splits, list_samples, sorted_classes
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.inspection import NOTES, Finding, content_hash, inspect_file
 from dropkey_cli.data.reading import Names
-from dropkey_cli.data.table_rows import TableOptions, read_tables, sorted_classes
+from dropkey_cli.data.table_rows import TableOptions, read_tables
 from dropkey_cli.errors import InputError, one_line
 
 _FILES_PER_TASK = 16
@@ -96,7 +96,7 @@ def check_folder(root: str | None, *, num_workers: int, channels: int = 3, progr
     """
     folders = find_splits(root)
     named_by = [folders["train"]] if "train" in folders else list(folders.values())
-    class_names = sorted({name for folder in named_by for name in find_classes(folder)})
+    class_names = sorted_classes({name for folder in named_by for name in find_classes(folder)})
     check_classes(folders, class_names)
     samples = {split: list_samples(folder, class_names, channels=channels) for split, folder in folders.items()}
     return _check_samples(samples, class_names, num_workers, channels, progress)

@@ -1,6 +1,7 @@
 """Reads the layout of class folders: which splits there are, which classes, which images."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.kept_listing import kept_listing
 from dropkey_cli.data.reading import Stamps, extensions, is_folder, stamp, walk_images
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, near_path
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 RUNS = "runs"
@@ -30,8 +31,9 @@ def find_splits(root: str | None) -> dict[str, Path]:
         raise InputError(f"--data.root is not given; {LAYOUT}; give --data.root ROOT")
     folder = Path(root).expanduser()
     if not os.path.isdir(folder):  # unlike Path.is_dir, also for names that are too long
-        problem = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
-        raise InputError(f"--data.root {root!r} {problem}; {LAYOUT}; check the path")
+        there = os.path.exists(folder)
+        problem, near = ("is a file, not a folder", "") if there else ("does not exist", near_path(root))
+        raise InputError(f"--data.root {root!r} {problem}; {LAYOUT}; check the path{near}")
     subfolders = find_classes(folder)
     splits: dict[str, Path] = {}
     for name in subfolders:
@@ -49,11 +51,17 @@ def find_splits(root: str | None) -> dict[str, Path]:
     return splits or {"train": folder}
 
 
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Names of classes in order; whole numbers by their size."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
+
+
 def find_classes(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones are not classes, nor are dropkey's own runs."""
+    """Names of the sub-folders, as `sorted_classes` has them; hidden ones are not classes, nor are dropkey's own runs."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+            names = sorted_classes(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
         return [name for name in names if name != RUNS or not holds_runs(folder)]
     except OSError as error:
         reason = error.strerror or error

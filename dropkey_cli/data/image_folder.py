@@ -25,9 +25,10 @@ class ImageFolder(ImageFiles):
     Size, mean, std, interpolation and crop are the model's own unless they are given.
 
     Args:
-        root: Folder with the images. In prediction: an image, a folder that is searched with its sub-folders, a pattern in
-            quotes ('photos/*.jpg'), a table (.csv, .tsv, .jsonl, .parquet) with a column path, a list (.txt), or - for a list
-            on standard input.
+        root: Folder with the images, a table (.csv, .tsv, .jsonl, .parquet) of their paths and labels, or torch/cifar10,
+            hfds/NAME, wds/FOLDER, tar/FOLDER, FILE.tar. In prediction: an image, a folder that is searched with its
+            sub-folders, a pattern in quotes ('photos/*.jpg'), a table with a column path, a list (.txt), or - for a list on
+            standard input.
     """
 
     def __init__(self, root: str | None = None, **options: Any) -> None:  # noqa: ANN401 - those of ImageFiles

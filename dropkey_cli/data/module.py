@@ -99,7 +99,7 @@ class ImageData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Example]:
         """The images that ``root`` stands for, in order; one that cannot be read says so in its ``error`` and stops nothing."""
-        if self.root is None:
+        if not self.root:
             raise InputError("--data.root is not given; expected the image or folder to predict; give --data.root PATH")
         preprocessing = self.preprocessing
         samples = [Sample(path, NO_LABEL) for path in self._paths(self.root, preprocessing.channels)]

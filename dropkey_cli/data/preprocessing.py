@@ -1,11 +1,12 @@
 """What turns PIL images into what a model expects: size, crop and interpolation image by image, the numbers batch by batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 from PIL import Image
+from timm.data.auto_augment import AugmentOp, posterize
 from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
@@ -160,7 +161,27 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         steps = [_middle, Resize(size, interpolation), CenterCrop(size), crop]
     else:
         steps = [first] if mode == "rrc" else [_middle, first]
+    for operation in _augment_operations(others):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterized
     return cast(Transform, Compose([*steps, *others]))
+
+
+def _augment_operations(part: Any) -> Iterator[AugmentOp]:  # noqa: ANN401 - transforms, timm's policies, lists of them
+    """Timm's single operations within its RandAugment, AugMix and AutoAugment."""
+    if isinstance(part, AugmentOp):
+        yield part
+    else:
+        for inner in part if isinstance(part, list) else getattr(part, "ops", getattr(part, "policy", [])):
+            yield from _augment_operations(inner)
+
+
+def _posterized(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """Timm's posterize, which keeps no bits at its largest magnitude: black, as before Pillow 13, which refuses that."""
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    kept: Image.Image = posterize(image, bits_to_keep)  # type: ignore[no-untyped-call]  # timm's
+    return kept
 
 
 def _check_fit(preprocessing: Preprocessing, augmentation: Augmentation) -> None:

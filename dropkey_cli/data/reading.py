@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dropkey_cli.errors import InputError
+from dropkey_cli.errors import InputError, near_path
 
 _TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -64,6 +64,8 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     try:
         if isinstance(file, str | Path):
             check_file(file)
+        elif isinstance(file, BytesIO) and not file.getbuffer():
+            raise OSError("the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an image is read or refused; Pillow's remarks would come from every process
             with file if isinstance(file, Image.Image) else Image.open(file) as image:
@@ -73,6 +75,8 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
                     raise OSError("its pixels are 32-bit floats, whose range is unknown; save it with 8 or 16 bits per channel")
                 yield image
     except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error … for damaged files
+        if isinstance(error, UnidentifiedImageError) and isinstance(file, BytesIO):
+            raise OSError("cannot identify image file") from error  # Pillow names the place in memory
         if isinstance(error, OSError) and str(error):
             raise
         raise OSError(f"{type(error).__name__}: {error}") from error
@@ -186,7 +190,8 @@ def list_images(root: str | Path, *, channels: int = 3) -> list[str]:
     if root.exists() and not root.is_dir():
         return [str(root)]
     if not root.is_dir():
-        raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path")
+        near = near_path(str(root))
+        raise InputError(f"--data.root {str(root)!r} does not exist; expected an image or a folder; check the path{near}")
     found = list(walk_images("" if root == Path() else str(root), seen=set(), channels=channels))
     if not found:
         raise InputError(

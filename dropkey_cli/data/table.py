@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import Any
 
-from dropkey_cli.data.class_folders import refuse_scarce
+from dropkey_cli.data.class_folders import refuse_scarce, sorted_classes
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.data.table_file import FORMATS
-from dropkey_cli.data.table_rows import TableOptions, TableRows, read_tables, sorted_classes
+from dropkey_cli.data.table_rows import TableOptions, TableRows, read_tables
 from dropkey_cli.errors import InputError
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,14 +87,17 @@ class TableFile:
         Raises:
             InputError: If there is no such column, a row is damaged, or the file cannot be read on.
         """
-        column = "path" if "path" in self.names else self._find("path_column", None, _PATH_NAMES)
+        column = "path" if self.names.count("path") == 1 else self._find("path_column", None, _PATH_NAMES)
         if column is None:
             raise InputError(f"{str(self.file)!r} has no column 'path' (columns: {self._listed() or 'none'}): name one so")
         with _readable(self.file):
             for line, cells in self.cells([column]):
                 if isinstance(cells, str):
                     raise InputError(f"line {line} of {str(self.file)!r} {cells}: mend it")
-                yield "" if cells[0] is None else str(cells[0])
+                path = "" if cells[0] is None else str(cells[0])
+                if not is_name(path):
+                    raise InputError(f"line {line} of {str(self.file)!r} has {path!r} for an image file: mend it")
+                yield path
 
     def has_lists(self, label: str | None) -> bool:
         """Whether the labels are lists, as the first that there is shows.
@@ -113,7 +117,7 @@ class TableFile:
 
     def _find(self, option: str, given: str | None, known: set[str]) -> str | None:
         if given is not None:
-            if given not in self.names:
+            if self.names.count(given) != 1:
                 raise InputError(
                     f"{option} is {given!r}, but the columns of {str(self.file)!r} are {self._listed()}; "
                     f"give --data.{option} NAME{did_you_mean(given, self.names)}"
@@ -129,6 +133,14 @@ class TableFile:
 
     def _listed(self) -> str:
         return ", ".join(map(repr, self.names[:20])) + (", …" if len(self.names) > 20 else "")
+
+
+def is_name(text: str) -> bool:
+    """Whether a file or a class can be called so: no null character, no half of a letter, which JSON can write."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def open_table(file: str | Path) -> TableFile:
@@ -207,14 +219,18 @@ def _open_parquet(file: Path) -> TableFile:
             f"reading {str(file)!r} needs pyarrow, which is not installed; pip install 'dropkey[parquet]', or save it as CSV"
         ) from error
 
+    @contextmanager
+    def whole() -> Iterator[None]:
+        try:
+            yield
+        except ArrowException as error:
+            raise InputError(f"{str(file)!r} is damaged ({one_line(error)}); expected a parquet file; save it anew") from error
+
     def cells(wanted: list[str]) -> Iterator[tuple[int, Any]]:
-        with ParquetFile(file) as opened:
+        with whole(), ParquetFile(file) as opened:
             batches = opened.iter_batches(_ROWS_AT_ONCE, columns=list(dict.fromkeys(wanted)))
             columns = ([batch.column(name).to_pylist() for name in wanted] for batch in batches)
             yield from enumerate((row for column in columns for row in zip(*column, strict=True)), 1)
 
-    try:
-        with ParquetFile(file) as opened:
-            return TableFile(file, list(opened.schema_arrow.names), cells)
-    except ArrowException as error:
-        raise InputError(f"{str(file)!r} is damaged ({one_line(error)}); expected a parquet file; save it anew") from error
+    with whole(), ParquetFile(file) as opened:
+        return TableFile(file, list(opened.schema_arrow.names), cells)

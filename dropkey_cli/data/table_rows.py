@@ -2,14 +2,13 @@
 
 import math
 import os
-import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dropkey_cli.data.class_folders import SPLIT_NAMES, nearest_first
 from dropkey_cli.data.dataset import Sample
-from dropkey_cli.data.table_file import Columns, Row, TableFile, open_table
+from dropkey_cli.data.table_file import Columns, Row, TableFile, is_name, open_table
 from dropkey_cli.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -207,12 +206,6 @@ def read_tables(files: Mapping[str | None, str], options: TableOptions) -> Table
     return rows
 
 
-def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Names of classes in order; whole numbers by their size."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else names
-
-
 def _split(row: Row, columns: Columns) -> str:
     if columns.split is None or row.fault:
         return "train"
@@ -227,7 +220,7 @@ def _path(row: Row) -> str:
         raise ValueError(row.fault)
     if not row.path:
         raise ValueError("has no image file")
-    if not isinstance(row.path, str) or "\0" in row.path:
+    if not isinstance(row.path, str) or not is_name(row.path):
         raise ValueError(f"has {_shortened(row.path)} for an image file")
     return row.path
 
@@ -237,7 +230,7 @@ def _names(cell: object, separator: str | None) -> tuple[str, ...]:
     if isinstance(cell, list):
         return tuple(sorted(set(map(_name, cell))))
     if separator is not None and isinstance(cell, str):
-        return tuple(sorted(set(filter(None, map(str.strip, cell.split(separator))))))
+        return tuple(sorted({_name(part) for part in cell.split(separator) if part.strip()}))
     return (_name(cell),)
 
 
@@ -246,8 +239,8 @@ def _name(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     name = str(value).strip() if isinstance(value, str | int) else ""
-    if not name:
-        empty = value is None or value == "" or isinstance(value, str) or value != value
+    if not name or not is_name(name):
+        empty = value is None or (isinstance(value, str) and not name) or value != value
         raise ValueError("has no label" if empty else f"has label {_shortened(value)}, neither a name nor a whole number")
     return name
 

@@ -39,24 +39,34 @@ from PIL import Image
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # from the hub: "hf-hub:USER/NAME"
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-image = transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)
+image = transform(Image.open("image.jpg").convert("MODE")).unsqueeze(0)
 with torch.inference_mode():
-    probabilities = model(image).softmax(-1)[0]
-best = int(probabilities.argmax())
-print(model.pretrained_cfg["label_names"][best], float(probabilities[best]))"""
+    logits = model(image)[0]
+"""
+_ANSWERS = {
+    "softmax": """\
+best = int(logits.argmax())
+print(model.pretrained_cfg["label_names"][best], float(logits.softmax(-1)[best]))""",
+    "sigmoid / sum(sigmoid)": """\
+best, scores = int(logits.argmax()), logits.sigmoid()
+print(model.pretrained_cfg["label_names"][best], float(scores[best] / scores.sum()))""",
+    "sigmoid": """\
+for name, probability in zip(model.pretrained_cfg["label_names"], logits.sigmoid().tolist()):
+    print(name, probability)  # each class is a yes or no of its own""",
+}
 ONNX_USAGE = """\
 import json
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-# images: float32 (batch, 3, height, width); preprocessing.json says how to make them
+# images: float32 (batch, CHANNELS, height, width); preprocessing.json says how to make them
 (logits,) = session.run(["logits"], {"images": images})"""
 TORCH_USAGE = """\
 import torch
 
 model = torch.export.load("model.pt2").module()
-# images: float32 (batch, 3, height, width); preprocessing.json says how to make them
+# images: float32 (batch, CHANNELS, height, width); preprocessing.json says how to make them
 logits = model(images)"""
 USAGE = {"timm": TIMM_USAGE, "onnx": ONNX_USAGE, "torch": TORCH_USAGE}
 
@@ -77,7 +87,7 @@ def model_card(trained: Trained, forms: list[str], *, title: str, words: list[st
         "\n".join(f"- **{name}:** {text}" for name, text in _facts(trained)),
         *_metrics(trained),
         "## Use",
-        *(f"```python\n{_usage(form, title)}\n```" for form in forms),
+        *(f"```python\n{_usage(form, trained, title)}\n```" for form in forms),
         *_note_on_ours(trained, forms),
         "## Training",
         f"```yaml\n{_config(trained)}```",
@@ -109,8 +119,11 @@ def front_matter(trained: Trained, forms: list[str], *, title: str) -> str:
     return card.to_yaml(line_break="\n")
 
 
-def _usage(form: str, title: str) -> str:
-    return USAGE[form].replace("USER/NAME", title if "/" in title else "USER/NAME")
+def _usage(form: str, trained: Trained, title: str) -> str:
+    channels = trained.preprocessing.channels
+    text = USAGE[form] + (_ANSWERS[trained.activation] if form == "timm" else "")
+    text = text.replace("CHANNELS", str(channels)).replace("MODE", {1: "L", 4: "RGBA"}.get(channels, "RGB"))
+    return text.replace("USER/NAME", title if "/" in title else "USER/NAME")
 
 
 def _facts(trained: Trained) -> Iterator[tuple[str, str]]:

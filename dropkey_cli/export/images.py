@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dropkey_cli.data.arrays import load_picture
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
-from dropkey_cli.data.reading import list_images, load_image, walk_images
+from dropkey_cli.data.reading import list_images, walk_images
 from dropkey_cli.errors import InputError
 
 NUM_IMAGES = 8
@@ -23,18 +24,21 @@ def images_to_compare(preprocessing: Preprocessing, *, given: str | None, root: 
         root: What the network was trained on; where it is no folder, or has no image, they are random.
 
     Returns:
-        float32, (8, 3, height, width); fewer images are repeated.
+        float32, (8, C, height, width); fewer images are repeated.
 
     Raises:
         InputError: If none of the ``given`` ones can be read.
     """
+    channels = preprocessing.channels
     if given is not None:
-        found = [images for path in list_images(given)[:MOST_TRIED] for images in _read(path, preprocessing)]
+        if not Path(given).expanduser().exists():
+            raise InputError(f"--images {given!r} does not exist: give an image or a folder of images")
+        found = [images for path in list_images(given, channels=channels)[:MOST_TRIED] for images in _read(path, preprocessing)]
         if not found:
             raise InputError(f"--images {given!r} has no image that can be read: give another file or folder")
     else:
         folder = str(root) if isinstance(root, str) and Path(root).expanduser().is_dir() else None
-        paths = islice(walk_images(str(Path(folder).expanduser()), seen=set()), MOST_TRIED) if folder else ()
+        paths = islice(walk_images(str(Path(folder).expanduser()), seen=set(), channels=channels), MOST_TRIED) if folder else ()
         found = list(islice((image for path in paths for image in _read(path, preprocessing)), NUM_IMAGES))
         given = folder
     if not found:
@@ -49,6 +53,6 @@ def images_to_compare(preprocessing: Preprocessing, *, given: str | None, root: 
 def _read(path: str, preprocessing: Preprocessing) -> list[Tensor]:
     """The image, 8-bit; nothing where it cannot be read."""
     try:
-        return [eval_transform(preprocessing)(load_image(path))]
+        return [eval_transform(preprocessing)(load_picture(path, preprocessing.channels))]
     except OSError:
         return []

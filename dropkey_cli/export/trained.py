@@ -53,6 +53,19 @@ class Trained:
         return bool(self.description["config"]["model"].get("init_args", {}).get("pretrained"))
 
     @property
+    def multi_label(self) -> bool:
+        """Whether each class is a yes or no of its own."""
+        return str(self.description["config"]["model"]["class_path"]).endswith(".MultiLabelClassification")
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of its logits: softmax, sigmoid, or with bce the sigmoids over their sum."""
+        if self.multi_label:
+            return "sigmoid"
+        bce = self.description["config"]["model"].get("init_args", {}).get("loss") == "bce"
+        return "sigmoid / sum(sigmoid)" if bce else "softmax"
+
+    @property
     def is_ours(self) -> bool:
         """Whether timm has the network from dropkey_cli.models only."""
         return type(self.network).__module__.startswith("dropkey_cli.")
@@ -105,8 +118,10 @@ def read_metrics(path: Path, checkpoint: dict[str, Any]) -> dict[str, float]:
 def preprocessing_json(trained: Trained) -> str:
     """How to feed the network and to read its output, for programs that have neither timm nor dropkey."""
     facts = asdict(trained.preprocessing)
-    facts["input"] = "images: float32 (batch, 3, image_size, image_size), RGB, (pixel / 255 - mean) / std"
-    facts["output"] = "logits: float32 (batch, classes)"
+    channels = trained.preprocessing.channels
+    colours = {1: " grey,", 3: " RGB,", 4: " RGBA,"}.get(channels, "")
+    facts["input"] = f"images: float32 (batch, {channels}, image_size, image_size),{colours} (pixel / 255 - mean) / std"
+    facts["output"] = f"logits: float32 (batch, classes); {trained.activation} gives the probabilities"
     return json.dumps({**facts, "class_names": trained.class_names}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -35,7 +35,7 @@ def attention_maps(network: nn.Module, plan: DropKeyPlan | None, images: Tensor,
     Args:
         network: In eval mode; it is run once, or twice.
         plan: What `apply_dropkey` gave for it; None for a network without DropKey.
-        images: (B, 3, height, width), normalised.
+        images: (B, C, height, width), normalised.
         seed: Of the mask; torch's generators stay where they are.
 
     Raises:

@@ -17,7 +17,7 @@ def thumbnail(image: Tensor) -> str:
     """The address of a picture of an image.
 
     Args:
-        image: (3, height, width), 8-bit.
+        image: (C, height, width), 8-bit.
     """
     picture = to_picture(image)
     photo = max(picture.size) > PHOTO
@@ -29,7 +29,7 @@ def overlay(image: Tensor, attention: Tensor, *, largest: float) -> str:
     """The address of a picture of an image in grey under its attention map, token by token.
 
     Args:
-        image: (3, height, width), 8-bit.
+        image: (C, height, width), 8-bit.
         attention: (rows, columns) of the token grid.
         largest: The attention of the brightest colour.
     """
@@ -40,5 +40,10 @@ def overlay(image: Tensor, attention: Tensor, *, largest: float) -> str:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """(3, height, width), 8-bit, as PIL."""
-    return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    """(C, height, width), 8-bit, as PIL in RGB: transparency on white, of 2 channels the first, of many the first three."""
+    channels = len(image)
+    shown = image[:4] if channels == 4 else image[:3] if channels > 2 else image[:1].expand(3, -1, -1)
+    picture = Image.fromarray(shown.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    if channels == 4:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

@@ -1,11 +1,15 @@
 """How good the predictions are, class by class and together: precision, recall, F1, confusions, calibration."""
 
+import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dropkey_cli.files import write_csv
 from dropkey_cli.report.predictions import Predictions
 
 BINS = 15
@@ -59,6 +63,38 @@ def class_scores(predictions: Predictions, class_names: list[str]) -> list[Class
     )
     found = zip(class_names, *(column.tolist() for column in columns), strict=True)
     return [ClassScores(name, int(support), precision, recall, f1) for name, precision, recall, f1, support in found]
+
+
+def label_counts(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Of images with any number of classes (B, K), per class: said and right, said, and there, (3, K).
+
+    A class is said where its probability is above 0.5.
+    """
+    said, there = probabilities > 0.5, labels > 0.5
+    return torch.stack([(said & there).sum(0), said.sum(0), there.sum(0)])
+
+
+def label_scores(counts: Tensor, class_names: Sequence[str]) -> list[ClassScores]:
+    """The scores of every class from its `label_counts`; what would be divided by 0 is 0."""
+    return [
+        ClassScores(name, there, right / max(said, 1), right / max(there, 1), 2 * right / max(said + there, 1))
+        for name, (right, said, there) in zip(class_names, counts.T.tolist(), strict=True)
+    ]
+
+
+def write_scores(path: Path, scores: Sequence[ClassScores]) -> None:
+    """Write the file ``per_class.csv``, whole or not at all."""
+    rows = ((row.name, row.support, *(f"{x:.6f}" for x in (row.precision, row.recall, row.f1))) for row in scores)
+    write_csv(path, ("class", "images", "precision", "recall", "f1"), rows)
+
+
+def read_scores(path: Path) -> list[ClassScores]:
+    """Read what `write_scores` wrote."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [
+            ClassScores(row["class"], int(row["images"]), *(float(row[name]) for name in ("precision", "recall", "f1")))
+            for row in csv.DictReader(file)
+        ]
 
 
 def macro_scores(scores: list[ClassScores]) -> dict[str, float]:

@@ -26,10 +26,11 @@ section { margin: 1rem 0; padding: 1rem 1.1rem; background: var(--card); border:
   align-items: start; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { font-weight: 500; text-align: left; }
+th { font-weight: 500; text-align: left; overflow-wrap: normal; }
 td, th { padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
-td.bar { width: 22%; } .n + .bar { padding-left: 1.4rem; } td.n { width: 1%; }
+.bar { min-width: 3.6rem; white-space: nowrap; } td.bar { width: 22%; } td.n { width: 1%; }
+.n:has(+ .bar) { padding-right: 1.2rem; }
 .bar i { display: block; height: .35rem; width: var(--part); border-radius: 2px; background: var(--bar); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .9rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.35; } figcaption b { color: var(--ink); font-weight: 600; }

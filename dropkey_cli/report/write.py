@@ -20,13 +20,14 @@ from dropkey_cli.report.numbers import read_numbers, write_numbers
 from dropkey_cli.report.pictures import drawing, to_png, to_svg
 from dropkey_cli.report.predictions import Predictions, read_predictions
 from dropkey_cli.report.scores import (
-    ClassScores,
     calibration,
     class_scores,
     confusion_matrix,
     confusions,
     macro_scores,
+    read_scores,
     worst_mistakes,
+    write_scores,
 )
 
 MISTAKES = 24
@@ -35,6 +36,7 @@ MAPPED = 4
 """Images with attention maps."""
 MATRIX = 1000
 """More classes than this have no confusion.csv: their matrix would be larger than anyone reads."""
+CLASS_TEXT = "The lowest F1 first. Precision: how many of those called so are; recall: how many of the class are found."
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Sources:
     """What a report is made of.
 
     Attributes:
-        folder: Where it is written, and where ``predictions.csv`` and ``metrics.json`` lie if there are any.
+        folder: Where it is written, and where ``predictions.csv``, or for any number of classes per image ``per_class.csv``,
+            and ``metrics.json`` lie if there are any.
         stage: val or test, the first word of the metrics' names.
         title: The run's name.
         subtitle: What the numbers are of.
@@ -51,9 +54,9 @@ class Sources:
         metrics: The run's ``metrics.csv``; None for none.
         drop_ratios: The run's ``drop_ratio.csv``; None for none.
         num_images: Images in the data set.
-        image: Gives the 8-bit image (3, height, width) at a position in the data set, as the network sees it; None if that
+        image: Gives the 8-bit image (C, height, width) at a position in the data set, as the network sees it; None if that
             is not known.
-        attention: Gives the maps of such images (B, 3, height, width), or raises InputError with the reason why not.
+        attention: Gives the maps of such images (B, C, height, width), or raises InputError with the reason why not.
     """
 
     folder: Path
@@ -77,6 +80,9 @@ def write_report(sources: Sources) -> Path:
     parts = [*_curves(sources, numbers)]
     if predictions is not None and predictions.index:
         parts += _answers(sources, predictions, numbers)
+    elif (several := sources.folder / "per_class.csv").is_file():  # any number of classes per image
+        text = f"{CLASS_TEXT} A class is said where its probability is above 0.5."
+        parts.append(page.section("Classes", text, page.class_table(read_scores(several)), long=True))
     parts += [*_dropkey(sources, predictions), page.section("What was run", "", page.facts(sources.facts))]
     write_numbers(sources.folder, numbers)
     path = sources.folder / "report.html"
@@ -86,8 +92,12 @@ def write_report(sources: Sources) -> Path:
 
 
 def _headline(numbers: dict[str, Any], stage: str) -> list[tuple[str, str]]:
-    shown = {"balanced_acc": "balanced accuracy", "acc1": "accuracy", "acc5": "top-5 accuracy", "loss": "loss",
-             "macro_f1": "macro F1", "calibration_error": "calibration error", "images": "images"}  # fmt: skip
+    shown = {
+        "balanced_acc": "balanced accuracy", "acc1": "accuracy", "acc5": "top-5 accuracy", "map": "mean average precision",
+        "loss": "loss", "macro_f1": "macro F1", "f1_macro": "macro F1", "f1_micro": "micro F1",
+        "exact_match": "all classes right", "hamming_loss": "Hamming loss", "calibration_error": "calibration error",
+        "images": "images",
+    }  # fmt: skip
     values = [(text, numbers.get(f"{stage}/{name}")) for name, text in shown.items()]
     lines = [(name, str(value) if isinstance(value, int) else f"{value:.4f}") for name, value in values if value is not None]
     return [*lines, ("best epoch", str(numbers["epoch"] + 1))] if "epoch" in numbers else lines
@@ -109,11 +119,10 @@ def _answers(sources: Sources, predictions: Predictions, numbers: dict[str, Any]
     """The sections about the predictions; their numbers are added."""
     names, folder = sources.class_names, sources.folder
     scores, calibrated = class_scores(predictions, names), calibration(predictions)
-    _write_classes(folder / "per_class.csv", scores)
+    write_scores(folder / "per_class.csv", scores)
     further = {**macro_scores(scores), "calibration_error": calibrated.error, "images": len(predictions.index)}
     numbers |= {f"{sources.stage}/{name}": value for name, value in further.items()}
-    text = "The lowest F1 first. Precision: how many of those called so are; recall: how many of the class are found."
-    yield page.section("Classes", text, page.class_table(scores), long=True)
+    yield page.section("Classes", CLASS_TEXT, page.class_table(scores), long=True)
     yield _confusion(sources, predictions)
     yield _mistakes(sources, predictions)
     with drawing():
@@ -125,11 +134,6 @@ def _answers(sources: Sources, predictions: Predictions, numbers: dict[str, Any]
         f"over all images, is {calibrated.error:.4f}."
     )
     yield page.section("Calibration", text, f'<div class="one">{chart}</div>')
-
-
-def _write_classes(path: Path, scores: Sequence[ClassScores]) -> None:
-    rows = ((row.name, row.support, *(f"{x:.6f}" for x in (row.precision, row.recall, row.f1))) for row in scores)
-    write_csv(path, ("class", "images", "precision", "recall", "f1"), rows)
 
 
 def _confusion(sources: Sources, predictions: Predictions) -> str:

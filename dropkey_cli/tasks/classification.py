@@ -19,7 +19,7 @@ from dropkey_cli.tasks.metrics import MeanLoss, classification_metrics
 from dropkey_cli.tasks.mixing import BatchMixing
 from dropkey_cli.tasks.monte_carlo import MonteCarlo
 from dropkey_cli.tasks.network import create_network, prepare_training
-from dropkey_cli.tasks.options import check_share
+from dropkey_cli.tasks.options import check_option, check_share
 from dropkey_cli.tasks.plan import loss_lines, mixing_lines, network_line, resampling_lines
 from dropkey_cli.tasks.predicting import PredictingModule
 
@@ -51,7 +51,7 @@ class Classification(PredictingModule):
         schedule_args: The schedule's own, e.g. {"min_lr": 1e-6} (cosine, poly, wsd, plateau), {"power": 2} (poly),
             {"decay_share": 0.2} (wsd), {"milestones": [0.5, 0.75], "decay_rate": 0.1} (step), {"patience": 5} (plateau).
         warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1).
-        loss: cross_entropy, or bce: one binary cross-entropy per class, as in DeiT III.
+        loss: cross_entropy, the default, or bce: one binary cross-entropy per class, as in DeiT III.
         label_smoothing: Probability given to all the wrong classes together in the training loss, in [0, 1).
         class_weights: Weight of each class in the training loss: balanced counts all classes the same, or a list.
         mixup: Alpha of mixup, which blends pairs of images, e.g. 0.8; 0 is off.
@@ -86,7 +86,7 @@ class Classification(PredictingModule):
         schedule: Literal["cosine", "poly", "wsd", "step", "plateau", "constant"] = "cosine",
         schedule_args: dict[str, Any] | None = None,
         warmup_share: float = 0.1,
-        loss: Literal["cross_entropy", "bce"] = "cross_entropy",
+        loss: Literal["cross_entropy", "bce"] | None = None,
         label_smoothing: float = 0.1,
         class_weights: Literal["balanced"] | list[float] | None = None,
         mixup: float = 0.0,
@@ -111,6 +111,7 @@ class Classification(PredictingModule):
         check_share("label_smoothing", label_smoothing)
         for name, rate in (("drop_path", drop_path), ("patch_drop", patch_drop)):
             check_share(name, rate or 0.0)
+        check_option("loss", loss, not (self.multi_label and loss == "cross_entropy"), "bce, for several labels per image")
         check_share("mix_off_share", mix_off_share, including_1=True)
         self.model_name = model_name
         self.pretrained = pretrained
@@ -119,7 +120,7 @@ class Classification(PredictingModule):
         self.drop_path = drop_path
         self.patch_drop = patch_drop
         self.frozen = freeze
-        self.loss_name = loss
+        self.loss_name = loss or ("bce" if self.multi_label else "cross_entropy")
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.mixing = BatchMixing(mixup, cutmix, mix_probability, erase_probability)
@@ -208,11 +209,15 @@ class Classification(PredictingModule):
         """What prediction gives for logits (B, K), in [0, 1]."""
         return normalized_sigmoid(logits) if self.loss_name == "bce" else logits.float().softmax(-1)
 
-    def logits_of(self, probabilities: Tensor) -> Tensor:
-        """Logits (B, K) that `probabilities` turns into these; finite also where a class has no chance."""
-        smallest = torch.finfo(torch.float32).tiny
-        logits = probabilities.clamp(min=smallest).log()
-        return (logits - (1 - probabilities).clamp(min=smallest).log() if self.loss_name == "bce" else logits).float()
+    def scores(self, logits: Tensor) -> Tensor:
+        """What is averaged over masks before the loss, in [0, 1]: with bce of each class by itself, as the loss takes it."""
+        return logits.float().sigmoid() if self.loss_name == "bce" else self.probabilities(logits)
+
+    def logits_of(self, scores: Tensor) -> Tensor:
+        """Logits (B, K) whose `scores` are these; finite also where a class has no chance, or no other has."""
+        least, most = torch.finfo(torch.float32).tiny, 1 - 2**-24
+        logits = scores.clamp(min=least).log()
+        return (logits - torch.log1p(-scores.clamp(max=most)) if self.loss_name == "bce" else logits).float()
 
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""
@@ -268,7 +273,8 @@ class Classification(PredictingModule):
         lines += self.optimization_lines()
         lines += loss_lines(self.loss_name, self.label_smoothing, self.loss_weights, self.data.class_names)
         lines += mixing_lines(self.mixing, self.mix_off_share)
-        lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))
+        if self._trainer is None or self._trainer.limit_val_batches != 0:
+            lines.append(("best", f"the checkpoint with the highest {self.monitor}, {self.monitor_meaning}"))
         return [*lines, ("compile", "the first step and the first validation take a minute or so")] if self.compiled else lines
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,18 +1,16 @@
 """Multi-label classification: any number of classes per image, each learnt by itself."""
 
-import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from dropkey_cli.tasks.classification import Classification
-from dropkey_cli.tasks.losses import binary_cross_entropy
 from dropkey_cli.tasks.multi_label_metrics import multi_label_metrics
 
 
 class MultiLabelClassification(Classification):
     """A timm vision transformer with DropKey that learns any number of classes per image: a yes or no for each.
 
-    Its options are those of `Classification`.
+    Its options are those of `Classification`; the loss is bce.
     """
 
     monitor = "val/map"
@@ -23,11 +21,6 @@ class MultiLabelClassification(Classification):
         """What prediction gives for logits (B, K): of each class by itself, in [0, 1]."""
         return logits.float().sigmoid()
 
-    def logits_of(self, probabilities: Tensor) -> Tensor:
-        """Logits (B, K) that `probabilities` turns into these."""
-        least, most = torch.finfo(torch.float32).tiny, 1 - 2**-24  # no logit is infinite
-        return probabilities.clamp(min=least).log() - torch.log1p(-probabilities.clamp(max=most))
-
     def create_metrics(self, stage: str, num_classes: int) -> MetricCollection:
         """The metrics of train, val or test."""
         return multi_label_metrics(stage, num_classes)
@@ -35,8 +28,3 @@ class MultiLabelClassification(Classification):
     def metric_labels(self, labels: Tensor) -> Tensor:
         """The labels (B, K) as they are."""
         return labels
-
-    def loss(self, logits: Tensor, labels: Tensor, *, training: bool) -> Tensor:
-        """Mean over images and classes of the binary cross-entropy () of logits (B, K) for labels (B, K)."""
-        smoothing, weights = (self.label_smoothing, self.loss_weights) if training else (0.0, None)
-        return binary_cross_entropy(logits, labels, smoothing=smoothing, weights=weights)

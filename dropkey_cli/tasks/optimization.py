@@ -23,6 +23,8 @@ TORCH_ONLY: dict[str, type[Optimizer]] = {"asgd": torch.optim.ASGD, "rprop": tor
 """Those of torch that timm lacks and that train a network: LBFGS takes one group of weights, SparseAdam sparse gradients."""
 SECOND_ORDER = {"adahessian"}
 """Those that need gradients of gradients, which Lightning does not make."""
+COUNTED = ("params", "lookahead_step")
+"""What a group of weights holds that is no option."""
 OWN_OPTIONS = {"params": "", "lr": "lr", "weight_decay": "weight_decay"}
 
 
@@ -120,7 +122,7 @@ class AskedOptions:
     """What optimizer and schedule were asked to be, before a checkpoint's state is loaded over it."""
 
     def __init__(self, optimizer: Optimizer, scheduler: Scheduler) -> None:
-        self.groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        self.groups = [{key: value for key, value in group.items() if key not in COUNTED} for group in optimizer.param_groups]
         self.schedule = scheduler.state_dict()
 
     def restore(self, scheduler: Any, step: int) -> None:  # noqa: ANN401 - the scheduler that they were taken of

@@ -85,5 +85,5 @@ def mixing_lines(mixing: BatchMixing, off_share: float) -> list[tuple[str, str]]
         text.append(f"random erasing of {mixing.erase_probability:.0%} of the images")
     if mixing.mixes:
         until = f", but not in the last {off_share:.0%} of the steps" if off_share else ""
-        text.append(f"{kinds} of {mixing.mix_probability:.0%} of the batches{until}; train/acc1 is that of the larger part")
+        text.append(f"{kinds} of {mixing.mix_probability:.0%} of the batches{until}; metrics of training go by the larger part")
     return [("batches", "; ".join(text))] if text else []

@@ -9,7 +9,9 @@ from dropkey_cli.tasks.optimized import OptimizedModule
 
 
 class PredictingModule(OptimizedModule):
-    """Predicts by its network, or by the mean over DropKey's masks. A task gives ``probabilities`` and ``logits_of``.
+    """Predicts by its network, or by the mean over DropKey's masks.
+
+    A task gives ``probabilities`` and ``logits_of``, and ``scores`` where the loss takes others than the probabilities.
 
     Attributes:
         network: Built in ``configure_model``; the forward's images (B, C, height, width) become logits (B, K).
@@ -28,8 +30,12 @@ class PredictingModule(OptimizedModule):
         """What prediction gives for logits (B, K), in [0, 1]."""
         raise NotImplementedError
 
-    def logits_of(self, probabilities: Tensor) -> Tensor:
-        """Logits (B, K) that `probabilities` turns into these."""
+    def scores(self, logits: Tensor) -> Tensor:
+        """What is averaged over masks before the loss (B, K), in [0, 1]."""
+        return self.probabilities(logits)
+
+    def logits_of(self, scores: Tensor) -> Tensor:
+        """Logits (B, K) whose `scores` are these."""
         raise NotImplementedError
 
     def predict_step(self, batch: Batch, _batch_index: int) -> dict[str, Tensor]:
@@ -37,9 +43,11 @@ class PredictingModule(OptimizedModule):
         return self._outputs(batch, self.network if self.predicts_features else None)
 
     def logits(self, batch: Batch) -> Tensor:
-        """Logits (B, K) of a batch; in evaluation with Monte Carlo those of the mean probability."""
-        sampled = self.monte_carlo is not None and not self.training
-        logits: Tensor = self.logits_of(self._outputs(batch)["probability"]) if sampled else self(batch["image"])
+        """Logits (B, K) of a batch; in evaluation with Monte Carlo those of the mean score."""
+        if self.monte_carlo is not None and not self.training:
+            mean = self.monte_carlo.average(lambda: {"probability": self.scores(self(batch["image"]))}, batch["index"])
+            return self.logits_of(mean["probability"])
+        logits: Tensor = self(batch["image"])
         return logits
 
     def _outputs(self, batch: Batch, featured: nn.Module | None = None) -> dict[str, Tensor]:

@@ -44,15 +44,17 @@ def test_a_run_that_is_at_its_end_anyway_has_not_stopped_early(capsys: pytest.Ca
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("patience", "more"), [(2, 0), (3, 4)])
-def test_a_run_goes_on_only_by_a_longer_patience(
-    patience: int, more: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("patience", "resumed", "more"), [(2, True, 0), (3, True, 4), (2, False, 3)])
+def test_a_run_goes_on_only_by_a_longer_patience_and_another_one_begins_anew(
+    patience: int, resumed: bool, more: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = epochs(METRICS, 2)
     first.save_checkpoint(tmp_path / "a.ckpt")
     assert isinstance(torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"], dict)  # nothing but plain data
     capsys.readouterr()
-    second = fit(Line(METRICS[4:]), Patience("val/slope", patience), max_epochs=9, ckpt_path=tmp_path / "a.ckpt")
+    second = fit(
+        Line(METRICS[4:]), Patience("val/slope", patience, resumed=resumed), max_epochs=9, ckpt_path=tmp_path / "a.ckpt"
+    )
     assert second.current_epoch == 4 + more
     assert "stopped early: val/slope was not above" in capsys.readouterr().out
 

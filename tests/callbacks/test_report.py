@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -163,6 +163,20 @@ def test_padding_and_unreadable_images_do_not_count(tmp_path: Path, whole: bool)
 )
 def test_other_tasks_have_no_predictions(tmp_path: Path, outputs: Any, given: Any) -> None:  # noqa: ANN401 - of any task
     assert kept(tmp_path, outputs, given) == []
+
+
+def test_any_number_of_classes_per_image_is_counted_by_class(tmp_path: Path) -> None:
+    report, task = Report(tmp_path, run=None), cast(Any, SimpleNamespace(multi_label=True))
+    report.on_validation_epoch_start(a_trainer(), task)
+    said = torch.tensor([[0.9, 0.1], [0.9, 0.9], [0.9, 0.9], [0.2, 0.8]])
+    labels = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    for _ in range(2):  # the second image of each could not be read, the third is padding
+        report.on_validation_batch_end(a_trainer(), task, said, batch(label=labels), 0)
+    report.on_validation_end(a_trainer(), task)
+    assert not (tmp_path / "predictions.csv").exists()
+    assert (tmp_path / "per_class.csv").read_text().splitlines() == [
+        "class,images,precision,recall,f1", "a,4,1.000000,0.500000,0.666667", "b,2,1.000000,1.000000,1.000000",
+    ]  # fmt: skip
 
 
 def test_images_without_a_label_are_left_out(tmp_path: Path) -> None:

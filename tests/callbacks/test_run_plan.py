@@ -28,6 +28,7 @@ def trainer(**changes: object) -> Any:  # noqa: ANN401 - the little of a trainer
         "datamodule": Talks(("data", "3 classes")),
         "strategy": DDPStrategy(root_device=torch.device("cpu")),
         "max_epochs": 2,
+        "max_steps": -1,
         "estimated_stepping_batches": 8,
         "world_size": 4,
         "precision": "32-true",
@@ -104,7 +105,9 @@ def test_a_terminal_gets_the_texts_in_one_column(monkeypatch: pytest.MonkeyPatch
 
 def test_length_and_device_of_a_run() -> None:
     assert dict(run_lines(trainer(max_epochs=-1)))["training"] == "8 optimizer steps"
-    assert dict(run_lines(trainer(max_epochs=3, world_size=1))) == {
+    assert dict(run_lines(trainer(max_epochs=1, estimated_stepping_batches=1)))["training"] == "1 epoch, 1 optimizer step"
+    assert dict(run_lines(trainer(max_steps=8)))["training"] == "8 optimizer steps"  # whatever part of the epochs that is
+    assert dict(run_lines(trainer(max_epochs=3, max_steps=9, world_size=1))) == {
         "training": "3 epochs, 8 optimizer steps",
         "device": "1 × cpu, precision 32-true",
     }
@@ -121,6 +124,10 @@ def test_the_end_names_the_best_checkpoint_and_the_next_command(
     plan = RunPlan(None)
     plan.on_train_start(trainer(), task)
     plan.on_fit_end(trainer(checkpoint_callback=best), task)
+    assert capsys.readouterr().out == "best val/balanced_acc 0.7500: runs/best.ckpt\n"  # gone meanwhile
+    Path("runs").mkdir()
+    Path("runs/best.ckpt").touch()
+    plan.on_fit_end(trainer(checkpoint_callback=best), task)
     assert capsys.readouterr().out == (
         "best val/balanced_acc 0.7500: runs/best.ckpt\n"
         "next: dropkey predict --ckpt_path runs/best.ckpt --data.root IMAGE_OR_FOLDER\n"
@@ -128,6 +135,22 @@ def test_the_end_names_the_best_checkpoint_and_the_next_command(
     best.best_model_path = "/elsewhere/best.ckpt"
     plan.on_fit_end(trainer(checkpoint_callback=best), task)
     assert "0.7500: /elsewhere/best.ckpt\n" in capsys.readouterr().out
+
+
+def test_without_validation_the_next_command_takes_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, task = Path("runs/a/version_0"), cast(Any, None)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").touch()
+    plan = RunPlan(folder)
+    plan.on_train_start(trainer(), task)
+    plan.on_fit_end(trainer(checkpoint_callback=None), task)
+    assert (
+        capsys.readouterr().out
+        == f"next: dropkey predict --ckpt_path {folder}/checkpoints/last.ckpt --data.root IMAGE_OR_FOLDER\n"
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpoint_callback": ModelCheckpoint()}])

@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from dropkey_cli.callbacks.weight_average import WeightAverage, move_average, warmed_up
+from dropkey_cli.errors import InputError
 from tests.callbacks.small_fits import Line, fit
 
 
@@ -99,6 +100,12 @@ def test_accumulated_gradients_count_as_one_step() -> None:
     seen = Weights()
     trainer = fit(Line(), WeightAverage(0.9), seen, max_epochs=1, accumulate_grad_batches=2)
     assert weight_of(trainer.lightning_module) == pytest.approx(averages([seen.steps[1], seen.steps[3]], 0.9)[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_other_than_32_bits_are_refused(precision: str) -> None:
+    with pytest.raises(InputError, match=f"--ema 0.9 averages weights of 32 bits, --trainer.precision {precision} has none"):
+        fit(Line(), WeightAverage(0.9), max_epochs=1, precision=precision)
 
 
 def test_the_plan_says_it() -> None:

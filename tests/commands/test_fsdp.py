@@ -1,4 +1,5 @@
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import pytest
 import timm
@@ -6,10 +7,12 @@ import torch
 from torch import nn
 
 from dropkey_cli.commands import fsdp
-from dropkey_cli.commands.fsdp import shard, shard_units
+from dropkey_cli.commands.fsdp import FullySharded, shard, shard_units
+from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model
 from dropkey_cli.patching.apply import apply_dropkey
+from dropkey_cli.tasks.optimization import create_optimizer
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,13 @@ def test_blocks_within_blocks_are_sharded_first(monkeypatch: pytest.MonkeyPatch)
     order = [names[module] for module in sharded]
     assert order[-1] == ""
     assert order.index("stages.1.blocks.0") < order.index("stages.1")
+
+
+def test_an_optimizer_with_lookahead_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch finds no state in it, and would make a step for one at every checkpoint: 44 in the place of 30."""
+    strategy, no_trainer = FullySharded(), cast(Any, None)
+    monkeypatch.setattr("dropkey_cli.commands.fsdp.ModelParallelStrategy.setup_optimizers", lambda strategy, trainer: None)
+    for name, refused in (("adamw", False), ("lookahead_adamw", True)):
+        strategy.optimizers = [create_optimizer(nn.Linear(2, 2), name, lr=0.1, weight_decay=0.0, layer_decay=1.0)]
+        with pytest.raises(InputError, match="leave lookahead_ out") if refused else nullcontext():
+            strategy.setup_optimizers(no_trainer)

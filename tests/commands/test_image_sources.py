@@ -47,7 +47,10 @@ def test_a_model_of_other_channels_trains_and_predicts_what_its_weights_say_by_h
     pixels = digits(Path("data"), channels)
     outcome = dropkey("fit", *SMALL, "--data.root=data", f"--data.channels={channels}")
     assert outcome.code == 0, outcome.err
-    assert f"32 × 32 pixels, {channels} channel(s), " in outcome.out
+    assert (f"32 × 32 pixels, {channels} channel(s), " in outcome.out, "no report" in outcome.err) == (True, False)
+    exported = dropkey("export", "--ckpt_path=last", "--output=exported")
+    assert "on 8 images of data, " in exported.out, exported.err
+    assert f"dropkey fit --model.model_name local-dir:exported --data.channels {channels} --data.root" in exported.out
     assert dropkey("predict", "--ckpt_path=last", "--data.root=data", "--trainer.accelerator=cpu").code == 0
     checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     description = checkpoint["dropkey"]

@@ -10,7 +10,7 @@ import pytest
 from dropkey_cli.cli import main
 from tests.commands.conftest import Dropkey
 from tests.commands.forks import log, run, run_on, signal_itself
-from tests.data.formats import write_folder, write_mnist, write_parquet, write_shards
+from tests.data.formats import write_folder, write_mnist, write_parquet, write_shards, write_streamable
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -23,6 +23,7 @@ MODEL = (
 )  # fmt: skip
 RUN = Path("runs/x/version_0")
 FORMATS = ("photos.tar", "wds/shards", "hfds/parquet")
+STREAM = "hfids/stream"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.add(photos, "photos")
     write_shards(folder / "shards", photos, per_shard=7)
     write_parquet(folder / "parquet", photos)
+    write_streamable(folder / "stream", photos)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["fit", "--data.root=photos", *MODEL]) == 0
@@ -55,7 +57,7 @@ def test_every_format_gives_the_same_metrics(
     monkeypatch.chdir(trained)
     expected = numbers(dropkey(command, "--ckpt_path=last").out)
     assert len(expected) == 3
-    for root in FORMATS:
+    for root in (*FORMATS, STREAM):
         outcome = dropkey(command, "--ckpt_path=last", f"--data.root={root}")
         assert outcome.code == 0, outcome.err
         assert numbers(outcome.out) == expected, root
@@ -73,7 +75,7 @@ def test_every_format_gives_the_same_run(root: str, trained: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("root", FORMATS)
+@pytest.mark.parametrize("root", [*FORMATS, STREAM])
 def test_two_processes_give_the_metrics_of_one(root: str, trained: Path) -> None:
     words = ["validate", "--ckpt_path=last", f"--data.root={root}", "--data.batch_size=4"]
     assert run(words, trained) == 0
@@ -89,6 +91,30 @@ def test_a_resumed_run_on_shards_is_the_whole_one(trained: Path, tmp_path: Path)
     assert run(words, tmp_path, prepare=signal_itself(15, batch=8)) == 143
     assert run(["fit", f"--resume={RUN}"], tmp_path) == 0, log(tmp_path)
     assert (tmp_path / RUN / "metrics.csv").read_text() == (trained / RUN / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_on_a_stream_is_the_whole_one_and_has_a_report(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)
+    words = ["fit", f"--data.root={STREAM}", *MODEL]
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stream").symlink_to(trained / "stream")
+    assert run(words, tmp_path / "whole") == 0, log(tmp_path / "whole")
+    assert (tmp_path / "whole" / RUN / "report/report.html").is_file()
+    assert run(words, tmp_path / "stopped", prepare=signal_itself(15, batch=8)) == 143
+    assert run(["fit", f"--resume={RUN}"], tmp_path / "stopped") == 0, log(tmp_path / "stopped")
+    for file in ("metrics.csv", "report/predictions.csv"):
+        assert (tmp_path / "stopped" / RUN / file).read_text() == (tmp_path / "whole" / RUN / file).read_text(), file
+
+
+def test_balanced_weights_of_a_stream_are_refused(trained: Path, dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    outcome = dropkey("fit", f"--data.root={STREAM}", *MODEL, "--name=refused", "--model.class_weights=balanced")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "class_weights is 'balanced', but a stream's classes are not counted" in outcome.err
 
 
 @pytest.mark.slow

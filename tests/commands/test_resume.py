@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from dropkey_cli.commands.resume import record_job, requeued_run, resumed_run
+from dropkey_cli.commands.command_line import configs_first
+from dropkey_cli.commands.resume import record_job, requeued_run, resumed_run, typed
 from dropkey_cli.errors import InputError
 from tests.commands.forks import QUICKSTART, RUN, log, run, run_on, signal_itself
 
@@ -376,6 +377,16 @@ def test_what_cannot_be_resumed(here: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             resumed_run(command, words)
+
+
+def test_run_log_says_what_was_typed(here: Path) -> None:
+    make_run("runs/a/version_1")
+    words, folder = resumed_run("fit", ["--resume=runs/a/version_1", "--config=more.yaml", "--model.lr=1"])
+    Path("more.yaml").touch()
+    assert typed(configs_first(words), folder) == [
+        "--resume", "runs/a/version_1", "--config", "more.yaml", "--model.lr=1",
+    ]  # fmt: skip
+    assert typed(["--model.lr=1"], None) == ["--model.lr=1"]
 
 
 def test_without_resume_nothing_changes(here: Path) -> None:

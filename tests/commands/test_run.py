@@ -108,7 +108,7 @@ def test_run_log_has_the_plan_a_line_per_epoch_and_the_end(trained: Path) -> Non
         "run folder ",
         "epoch 1/2  step 4/8 ",
     ]
-    starts += ["epoch 2/2  step 8/8 ", "best val/balanced_acc 0.", "next: dropkey predict --ckpt_path "]
+    starts += ["epoch 2/2  step 8/8 ", "best val/balanced_acc 0.", "next: dropkey predict --ckpt_path ", "report: runs/"]
     positions = [next(number for number, line in enumerate(found) if line.startswith(start)) for start in starts]
     assert positions == sorted(positions)
     assert len(found) <= 17
@@ -214,7 +214,10 @@ def test_training_resumes_from_a_checkpoint_in_a_new_folder(trained: Path, dropk
 
 def test_without_validation_the_last_checkpoint_is_kept(dropkey: Dropkey) -> None:
     outcome = dropkey(*QUICKSTART, *ONE_STEP, "--trainer.check_val_every_n_epoch=5")
-    assert outcome.code == 0
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (
+        "no val/balanced_acc up to step 1, so there is no best.ckpt: let validation come earlier (--trainer.val" in outcome.out
+    )
     assert (VERSION / "checkpoints/last.ckpt").is_file()
 
 
@@ -223,6 +226,21 @@ def test_a_run_that_never_validates_looks_for_no_best_checkpoint(dropkey: Dropke
     assert (outcome.code, outcome.err) == (0, "")
     assert [file.name for file in (VERSION / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "best val/" not in outcome.out
+
+
+def test_without_validation_the_report_is_that_of_the_averaged_weights(
+    dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(
+        "dropkey_cli.callbacks.report._written",
+        lambda report, trainer, module: reported.update(module.state_dict()) or report.folder,
+    )
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=0", "--ema=0.9")
+    assert dropkey(*QUICKSTART, *short).code == 0
+    checkpoint = torch.load(VERSION / "checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(reported[name], value) for name, value in checkpoint["state_dict"].items())
+    assert not torch.equal(reported["network.head.weight"], checkpoint["current_model_state"]["network.head.weight"])
 
 
 # Which option wins
@@ -642,7 +660,7 @@ def test_the_options_that_help_leave_the_images_per_step_and_the_learning_rate(d
     plans = []
     for words in ([], ["--data.batch_size=16", "--trainer.accumulate_grad_batches=2"]):
         out = dropkey(*QUICKSTART, "--model.lr=null", *ONE_STEP, *words).out
-        plans.append((re.findall(r"lr \S+,", out)[0], re.findall(r"steps of (\d+) images", out)[0]))
+        plans.append((re.findall(r"lr \S+,", out)[0], re.findall(r"steps? of (\d+) images", out)[0]))
     assert plans[0] == plans[1]
     assert plans[0][1] == "32"
 

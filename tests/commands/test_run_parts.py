@@ -83,8 +83,8 @@ def recipe(ema: float | None, patience: int | None, monitor: str | None = "val/a
 
 
 def test_averaging_and_early_stopping_only_where_asked() -> None:
-    assert recipe_callbacks(recipe(None, None), validates=True) == []
-    [average, patience] = recipe_callbacks(recipe(OpenUnitInterval(0.9), PositiveInt(3)), validates=True)
+    assert recipe_callbacks(recipe(None, None), validates=True, resumed=False) == []
+    [average, patience] = recipe_callbacks(recipe(OpenUnitInterval(0.9), PositiveInt(3)), validates=True, resumed=False)
     assert isinstance(average, WeightAverage)
     assert isinstance(patience, Patience)
     assert (average.decay, patience.patience, patience.monitor) == (0.9, 3, "val/acc1")
@@ -96,7 +96,7 @@ def test_averaging_and_early_stopping_only_where_asked() -> None:
 )
 def test_patience_without_anything_to_wait_for_is_refused(validates: bool, monitor: str | None, reason: str) -> None:
     with pytest.raises(InputError, match=rf"^--patience 3 goes by validation, but .*{reason}: leave it out$"):
-        recipe_callbacks(recipe(None, 3, monitor), validates=validates)
+        recipe_callbacks(recipe(None, 3, monitor), validates=validates, resumed=False)
 
 
 RECIPE_FIT = (

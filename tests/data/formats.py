@@ -87,6 +87,25 @@ def write_parquet(folder: Path, source: Path) -> Path:
     return folder
 
 
+def write_streamable(folder: Path, source: Path, *, files: int = 3, counts: Mapping[str, int] | None = None) -> Path:
+    """As `write_parquet`, in several files, with the README that says the number of images, or says another one."""
+    import datasets
+    from huggingface_hub import DatasetCardData
+
+    (folder / "data").mkdir(parents=True)
+    splits = datasets.SplitDict()
+    for split, table in hugging_face(source).items():
+        splits.add(datasets.SplitInfo(split, 1, (counts or {}).get(split, len(table))))
+        for number in range(files):
+            part = table.shard(files, number, contiguous=True)
+            part.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{files:05d}.parquet")
+    card = DatasetCardData()
+    info = datasets.DatasetInfo(features=table.features, splits=splits)
+    datasets.info.DatasetInfosDict({"default": info}).to_dataset_card_data(card)
+    (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    return folder
+
+
 def write_cifar10(root: Path, counts: Mapping[str, int]) -> dict[str, list[tuple[str, str]]]:
     """The layout of torchvision's CIFAR10; returns the checksums that torchvision compares, by the name of its list."""
     import hashlib

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.data.class_folders import check_classes, check_counts, find_classes, find_splits, list_samples
+from dropkey_cli.data.class_folders import check_classes, check_counts, find_classes, find_splits, list_samples, sorted_classes
 from dropkey_cli.errors import InputError
 
 
@@ -52,6 +52,14 @@ def test_list_samples_finds_nested_visible_images_in_path_order(tmp_path: Path) 
     images(root, "b/2.JPG", "b/deep/er/1.png", "a/1.png", "a/._1.png", "a/.cache/x.png", "a/notes.txt")
     found = [(sample.path.removeprefix(f"{root}/"), sample.label) for sample in list_samples(root, ["b", "a", "none"])]
     assert found == [("a/1.png", 1), ("b/2.JPG", 0), ("b/deep/er/1.png", 0)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["10", "9", "-1"], ["-1", "9", "10"]), (["10", "9", "a"], ["10", "9", "a"]), (["1", "01"], ["01", "1"]), ([], [])],
+)
+def test_classes_are_sorted_and_whole_numbers_by_size(names: list[str], expected: list[str]) -> None:
+    assert sorted_classes(names) == expected
 
 
 def test_list_samples_follows_links(tmp_path: Path) -> None:

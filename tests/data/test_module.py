@@ -87,6 +87,8 @@ def test_prediction_goes_over_all_files_and_records_unreadable_ones(tmp_path: Pa
 def test_prediction_without_a_path_says_what_to_give() -> None:
     with pytest.raises(InputError, match=r"--data\.root is not given; expected the image or folder"):
         Squares().predict_dataloader()
+    with pytest.raises(InputError, match=r"--data\.root is not given; expected the image or folder"):
+        Squares("").predict_dataloader()
     with pytest.raises(InputError, match=r"'nowhere' does not exist"):
         Squares("nowhere").predict_dataloader()
 

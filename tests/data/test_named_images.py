@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dropkey_cli.data.dataset import Batch
@@ -14,6 +15,7 @@ from dropkey_cli.data.image_folder import ImageFolder
 from dropkey_cli.data.named.torchvision_sets import open_torchvision
 from dropkey_cli.data.named_images import NamedImages
 from dropkey_cli.data.reading import load_image
+from dropkey_cli.data.table import ImageTable
 from dropkey_cli.errors import InputError
 from tests.data.formats import CLASSES, write_folder, write_mnist, write_parquet, write_shards, write_tar
 
@@ -82,6 +84,32 @@ def test_a_split_that_is_not_there_is_held_out(tmp_path: Path) -> None:
         assert load_image(held.read(place)).tobytes() == load_image(source.read(number)).tobytes()
 
 
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_numbered_classes_and_held_out_images_are_the_same_from_folder_table_and_tar(
+    splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    photos, rows = tmp_path / "photos", ["path,label,split"]
+    for split in splits:
+        for number in range(1, 12):
+            folder = photos / split / str(number)
+            folder.mkdir(parents=True)
+            for place in range(5):
+                Image.new("RGB", (8, 8), (number, place, len(split))).save(folder / f"{place}.png")
+                rows.append(f"{split + '/' if split else ''}{number}/{place}.png,{number},{split or 'train'}")
+    (photos / "labels.csv").write_text("\n".join(rows))
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(photos, "photos")
+    folders = fitted(str(photos), ImageFolder)
+    assert folders.class_names == [str(number) for number in range(1, 12)]
+    for other in (fitted(f"{photos}/labels.csv", ImageTable), fitted(f"{tmp_path}/photos.tar")):
+        assert other.class_names == folders.class_names
+        assert other.splits.keys() == folders.splits.keys()
+        for split, dataset in folders.splits.items():
+            given = [str(sample.path).removeprefix(f"{photos}/") for sample in other.splits[split].samples]
+            assert given == [sample.path.removeprefix(f"{photos}/") for sample in dataset.samples]
+            assert other.splits[split].labels == dataset.labels
+
+
 def test_classes_are_matched_by_name(photos: Path, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "shards", photos)
     (tmp_path / "classes.txt").write_text("owl\n\nbird \ndog\ncat\n")
@@ -102,6 +130,19 @@ def test_classes_that_have_only_numbers_are_named_in_order(photos: Path, tmp_pat
     assert data.splits["train"].class_counts(4) == [8, 8, 8, 0]
     with pytest.raises(InputError, match=r"has 3 unknown class\(es\): '0', '1', '2'; expected only the 2 known ones"):
         fitted(f"wds/{shards}", class_names=["a", "b"])
+    with pytest.raises(InputError, match=r"has 1 unknown class\(es\): '0'; expected only the 3 known ones"):
+        fitted(f"wds/{shards}", class_names=["1", "2", "3"])  # not 0 for 1, which test data without 0 would have as 1
+
+
+def test_a_class_map_names_the_numbers_of_data_for_a_checkpoint_with_other_places(photos: Path, tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", photos)
+    (shards / "classnames.txt").unlink()
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    data = fitted(f"wds/{shards}", class_map=str(tmp_path / "classes.txt"), class_names=["owl", "cat", "dog"])
+    assert data.splits["val"].labels == [1] * 5 + [2] * 5 + [0] * 5
+    (tmp_path / "classes.txt").write_text("1\n0\n2\n")
+    data = fitted(f"wds/{shards}", class_map=str(tmp_path / "classes.txt"))
+    assert (data.class_names, data.splits["val"].labels) == (["1", "0", "2"], [0] * 5 + [1] * 5 + [2] * 5)
 
 
 def test_damaged_images_are_named_or_left_out(photos: Path, tmp_path: Path) -> None:
@@ -109,8 +150,8 @@ def test_damaged_images_are_named_or_left_out(photos: Path, tmp_path: Path) -> N
     files[0] = (files[0][0], b"no image")
     root = str(write_tar(tmp_path / "photos.tar", files))
     data = fitted(root)
-    assert data.splits["train"].paths[0] == "cat/000.png"
-    with pytest.raises(InputError, match=r"cannot read 'cat/000\.png' \(cannot identify image file.*skip"):
+    assert data.splits["train"].paths[0] == "train/cat/000.png"
+    with pytest.raises(InputError, match=r"cannot read 'train/cat/000\.png' \(cannot identify image file.*skip"):
         _ = data.splits["train"][0]
     example = fitted(root, on_error="skip").splits["train"][0]
     assert "cannot identify image file" in example["error"]
@@ -129,8 +170,8 @@ def fitted_error(data: ImageFiles) -> str:
     [
         (None, {}, "--data.root is not given; expected torch/NAME, hfds/NAME"),
         ("cifar10", {}, "--data.root 'cifar10' is no data set; expected torch/NAME"),
-        ("hfids/a/b", {}, "'hfids/a/b' is a stream, .*; give --data.root hfds/a/b, which reads a copy"),
-        ("tfds/mnist", {}, "'tfds/mnist' is a stream"),
+        ("hfids/x", {"shuffle_buffer": 0}, "shuffle_buffer is 0; expected 1 or more"),
+        ("tfds/mnist", {}, "'tfds/mnist' is a data set of TensorFlow, which is not read; .*; give --data.root hfds/mnist"),
         ("torch/mnist", {"data_dir": "none"}, "the folder 'none' does not exist; expected torchvision's files"),
         ("wds/none", {}, r"'wds/none': 'none' does not exist"),
         ("tar/none", {}, r"'tar/none': 'none' does not exist"),

@@ -122,6 +122,12 @@ def test_an_empty_cell_is_a_row_that_is_no_image() -> None:
         ("t.jsonl", b"{path: 1}", "has no column 'path' .columns: none"),
         ("t.csv", b"path,label\na.png,1,2\n", "line 2 of 't.csv' has 3 cells, the first line 2: mend it"),
         ("t.jsonl", b'["path"]', "has no column 'path'"),
+        (
+            "t.jsonl",
+            b'{"path": "a.png"}\n{"path": "\\ud800.png"}',
+            r"line 2 of 't.jsonl' has '\\ud800.png' for an image file: mend",
+        ),
+        ("t.jsonl", b'{"path": "a\\u0000.npy"}', r"line 1 of 't.jsonl' has 'a\\x00.npy' for an image file: mend it"),
         ("t.parquet", b"PAR1 no more", "is damaged"),
     ],
 )

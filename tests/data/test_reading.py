@@ -1,6 +1,7 @@
 import os
 import socket
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,9 @@ def test_list_images_finds_arrays_and_says_what_it_looks_for(tmp_path: Path) -> 
     (tmp_path / "b.npy").unlink()
     with pytest.raises(InputError, match=r"holds no images; expected files ending in \.npy; check"):
         list_images(tmp_path, channels=5)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "the file is empty"), (b"nope", "cannot identify image file")])
+def test_content_in_memory_is_refused_without_its_address(content: bytes, message: str) -> None:
+    with pytest.raises(OSError, match=f"^{message}$"):
+        load_image(BytesIO(content))

@@ -169,3 +169,24 @@ def test_a_table_without_labels_is_not_read_to_its_end_for_lists(tmp_path: Path)
     table = open_table(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").unlink()
     assert not table.has_lists(None)
+
+
+def test_a_parquet_file_that_is_damaged_further_on_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.table({"path": [f"{number}.png" for number in range(100)], "label": ["a"] * 100})
+    parquet.write_table(table, tmp_path / "t.parquet", compression="none", use_dictionary=False)
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(content.replace(b"\x06\0\0\0", b"\xff" * 4))
+    with pytest.raises(InputError, match=r"t\.parquet' is damaged \(Invalid .*\); expected a parquet file; save it anew$"):
+        list(open_table(tmp_path / "t.parquet").paths())
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_two_columns_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
+    if name == "t.csv":
+        (tmp_path / name).write_text("path,path,label\na,b,c\n")
+    else:
+        parquet.write_table(pyarrow.table([["a"], ["b"], ["c"]], names=["path", "path", "label"]), tmp_path / name)
+    with pytest.raises(InputError, match="has 2 columns that may be meant: 'path', 'path'"):
+        list(open_table(tmp_path / name).paths())
+    with pytest.raises(InputError, match=r"path_column is 'path', but the columns of .* are 'path', 'path', 'label'"):
+        open_table(tmp_path / name).find_columns("path", None, None)

@@ -7,7 +7,7 @@ import pytest
 
 from dropkey_cli.data.dataset import Sample
 from dropkey_cli.data.table_file import open_table
-from dropkey_cli.data.table_rows import TableRows, sorted_classes
+from dropkey_cli.data.table_rows import TableRows
 from dropkey_cli.errors import InputError
 
 
@@ -50,16 +50,8 @@ def test_splits_have_synonyms(tmp_path: Path) -> None:
 
 def test_whole_numbers_are_labels(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ("a", 10), ("b", "2"), ("c", 9.0), ("d", " 10 "))
-    assert sorted_classes(rows.names("train")) == ["2", "9", "10"]
+    assert rows.names("train") == {"2", "9", "10"}
     assert [sample.label for sample in rows.samples(["2", "9", "10"], look=False)["train"]] == [2, 0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [(["10", "9", "-1"], ["-1", "9", "10"]), (["10", "9", "a"], ["10", "9", "a"]), (["1", "01"], ["01", "1"]), ([], [])],
-)
-def test_classes_are_sorted_and_whole_numbers_by_size(names: list[str], expected: list[str]) -> None:
-    assert sorted_classes(names) == expected
 
 
 def test_names_are_those_of_one_split(tmp_path: Path) -> None:
@@ -108,6 +100,8 @@ FAULTS = [
     (("1.png", None), "has no label"),
     (("1.png", float("nan")), "has no label"),
     (("1.png", ["a", None]), "has no label"),
+    (("\ud800.png", "a"), r"has '\ud800.png' for an image file"),
+    (("1.png", "b\ud800"), r"has label 'b\ud800', neither a name nor a whole number"),
     (("1.png", 1.5), "has label 1.5, neither a name nor a whole number"),
     (("1.png", {"a": 1}), "has label {'a': 1}, neither a name nor a whole number"),
     (("1.png", "a", "dev"), "has split 'dev', not one of train, val, valid, validation, test"),

@@ -40,6 +40,24 @@ def test_random_ones_where_the_others_are_gone(root: object, tmp_path: Path, mon
     assert (images.amin((0, 2, 3)) - low).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+@pytest.mark.parametrize("given", [True, False])
+def test_images_of_as_many_channels_as_the_network_sees(channels: int, mode: str, given: bool, photos: Path) -> None:
+    half = (0.5,) * channels
+    preprocessing = Preprocessing(32, half, half, "bicubic", 1.0, channels=channels)
+    file = photos / "train/Löwe/3.png"
+    images, text = images_to_compare(preprocessing, given=str(file) if given else None, root=str(file.parent))
+    assert images.shape == (8, channels, 32, 32)
+    assert "random" not in text
+    transform = create_transform(32, interpolation="bicubic", crop_pct=1.0, mean=half, std=half)
+    torch.testing.assert_close(images[0 if given else 3], transform(Image.open(file).convert(mode)))
+
+
+def test_given_ones_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--images 'nowhere' does not exist: give an image or a folder of images$"):
+        images_to_compare(PREPROCESSING, given="nowhere", root=str(tmp_path))
+
+
 def test_given_ones_that_cannot_be_read(photos: Path) -> None:
     with pytest.raises(InputError, match=r"^--images '\S+00.png' has no image that can be read"):
         images_to_compare(PREPROCESSING, given=str(photos / "train/Löwe/00.png"), root=str(photos))

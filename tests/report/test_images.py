@@ -18,6 +18,16 @@ def test_small_images_keep_every_pixel() -> None:
     assert opened(thumbnail(image)).tobytes() == to_picture(image).tobytes()
 
 
+@pytest.mark.parametrize(("values", "shown"), [
+    ([9], (9, 9, 9)), ([9, 8], (9, 9, 9)), ([9, 8, 7], (9, 8, 7)), ([9, 8, 7, 255], (9, 8, 7)), ([9, 8, 7, 0], (255, 255, 255)),
+    ([9, 8, 7, 6, 5], (9, 8, 7)),
+])  # fmt: skip
+def test_images_of_any_number_of_channels_are_shown(values: list[int], shown: tuple[int, ...]) -> None:
+    image = torch.tensor(values, dtype=torch.uint8)[:, None, None].expand(-1, 8, 8)
+    assert opened(thumbnail(image)).getpixel((3, 3)) == shown
+    assert opened(overlay(image, torch.ones(2, 2), largest=1.0)).size == (SIDE, SIDE)
+
+
 def test_photos_become_small() -> None:
     found = opened(thumbnail(torch.zeros(3, 384, 512, dtype=torch.uint8)))
     assert (found.format, found.size) == ("JPEG", (SIDE, SIDE * 3 // 4))

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
@@ -16,8 +18,12 @@ from dropkey_cli.report.scores import (
     class_scores,
     confusion_matrix,
     confusions,
+    label_counts,
+    label_scores,
     macro_scores,
+    read_scores,
     worst_mistakes,
+    write_scores,
 )
 
 NAMES = list("abcd")
@@ -36,6 +42,21 @@ def test_scores_of_classes_are_those_of_torchmetrics(predictions: Predictions) -
         torch.testing.assert_close(torch.tensor([getattr(row, name) for row in scores]), expected, msg=name)
     assert [row.support for row in scores] == [predictions.label.count(number) for number in range(4)]
     assert scores[3].support == 0
+
+
+def test_scores_of_any_number_of_classes_per_image_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(60, 4, generator=generator) > 0.6).float()
+    labels[:, 3] = 0
+    probabilities = torch.rand(60, 4, generator=generator)
+    counts = label_counts(probabilities[:25], labels[:25]) + label_counts(probabilities[25:], labels[25:])
+    names = ["<b>", 'a "b", c', "猫\udcff", ""]
+    write_scores(tmp_path / "per_class.csv", label_scores(counts, names))
+    found = read_scores(tmp_path / "per_class.csv")
+    assert [row.name for row in found] == names
+    expected = precision_recall_fscore_support(labels, probabilities > 0.5, zero_division=0)
+    for column, name in zip(expected, ("precision", "recall", "f1", "support"), strict=True):
+        assert [getattr(row, name) for row in found] == pytest.approx(column.tolist(), abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")

@@ -16,7 +16,7 @@ from dropkey_cli.report.attention import AttentionMaps, attention_maps
 from dropkey_cli.report.charts import short
 from dropkey_cli.report.numbers import read_numbers, write_numbers
 from dropkey_cli.report.predictions import Outcomes, Predictions, write_predictions
-from dropkey_cli.report.scores import worst_mistakes
+from dropkey_cli.report.scores import ClassScores, worst_mistakes, write_scores
 from dropkey_cli.report.write import MATRIX, Sources, write_report
 from tests.report.conftest import NAMES
 from tests.report.pages import assert_self_contained
@@ -85,6 +85,16 @@ def test_a_report_of_nothing_but_curves(sources: Sources) -> None:
     assert "Confusions" not in page.text
 
 
+def test_any_number_of_classes_per_image_has_a_table_of_classes(sources: Sources) -> None:
+    (sources.folder / "predictions.csv").unlink()
+    write_numbers(sources.folder, {"val/map": 0.25, "val/f1_macro": 0.5})
+    write_scores(sources.folder / "per_class.csv", [ClassScores(name, 3, 0.125, 1.0, 0.25) for name in NAMES])
+    page = assert_self_contained(write_report(sources).read_text(encoding="utf-8"))
+    for text in (*(short(name, 60) for name in NAMES), "0.125", "mean average precision", "macro F1", "above 0.5"):
+        assert text in page.text, text
+    assert "Confusions" not in page.text
+
+
 def test_maps_that_cannot_be_drawn_are_a_sentence(sources: Sources) -> None:
     def refuse(images: Tensor) -> AttentionMaps:
         raise InputError("no layer <here>")
@@ -119,7 +129,7 @@ def test_both_maps_of_an_image_have_one_scale(sources: Sources, monkeypatch: pyt
 
     scales: list[float] = []
 
-    def overlay(*_: Tensor, largest: float) -> str:
+    def overlay(*_: object, largest: float) -> str:
         scales.append(largest)
         return "data:x"
 

@@ -161,8 +161,10 @@ seen: list[int] = []
 def test_mixing_ends_before_the_run_does(off: float, dimensions: list[int]) -> None:
     seen.clear()
     run = trainer(limit_val_batches=0, max_epochs=2)
-    run.fit(task(Labels, cutmix=1.0, mix_off_share=off), random_data(16))
+    model = task(Labels, cutmix=1.0, mix_off_share=off)
+    run.fit(model, random_data(16))
     assert seen == dimensions
+    assert "best" not in dict(model.plan_lines())  # without validation
 
 
 def test_soft_labels_are_scored_by_the_larger_part() -> None:
@@ -322,10 +324,11 @@ def test_predictions_are_probabilities_in_float32() -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
 
 
-def test_monte_carlo_metrics_are_those_of_the_mean_probability() -> None:
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_monte_carlo_metrics_are_those_of_the_mean_over_masks(loss: str) -> None:
     images, labels = torch.randint(0, 256, (7, 3, SIZE, SIZE), dtype=torch.uint8), torch.arange(7)
     data = Images(images.float(), labels, batch_size=3)
-    model = task(dropkey=DropKeySettings(ratio=0.5))
+    model = task(dropkey=DropKeySettings(ratio=0.5), loss=loss)
     model.mc_samples = 4
     run = trainer()
     (metrics,) = run.validate(model, data, verbose=False)
@@ -334,9 +337,12 @@ def test_monte_carlo_metrics_are_those_of_the_mean_probability() -> None:
         samples = []
         for sample in range(4):
             torch.manual_seed(derived_seed(model.monte_carlo.seed, sample))
-            samples.append(model(images.float()).double().softmax(-1))
+            logits = model(images.float()).double()
+            samples.append(logits.sigmoid() if loss == "bce" else logits.softmax(-1))
     mean = torch.stack(samples).mean(0).numpy()
-    assert metrics["val/loss"] == pytest.approx(log_loss(labels, mean, labels=range(10)), rel=1e-5)
+    each = [log_loss(labels == label, mean[:, label], labels=[False, True]) for label in range(10)]
+    expected = sum(each) / 10 if loss == "bce" else log_loss(labels, mean, labels=range(10))
+    assert metrics["val/loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["val/acc1"] == pytest.approx(accuracy_score(labels, mean.argmax(1)))
 
 

@@ -104,6 +104,14 @@ def test_loss_is_the_cross_entropy_of_each_class_by_itself(smoothing: float) -> 
     assert model.loss(logits.bfloat16(), labels.bfloat16(), training=True).dtype == torch.float32
 
 
+def test_the_loss_that_does_not_act_is_refused() -> None:
+    assert task(loss="bce").loss_name == task().loss_name == "bce"
+    with pytest.raises(
+        InputError, match=r"loss is 'cross_entropy'; expected bce, for several labels per image; give --model.loss"
+    ):
+        task(loss="cross_entropy")
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_labels_of_the_other_kind_are_refused_before_the_network_is_built() -> None:
     _, labels, images = answers(8)
@@ -126,6 +134,6 @@ def test_training_learns_each_class() -> None:
     run.fit(model, Images(images, labels, batch_size=16))
     assert float(run.callback_metrics["val/map"]) > 0.95
     assert float(run.callback_metrics["train/f1_micro"]) > 0.7
-    assert dict(model.plan_lines())["best"] == (
-        "the checkpoint with the highest val/map, the mean over classes of their average precision"
-    )
+    lines = dict(model.plan_lines())
+    assert lines["loss"] == "binary cross-entropy of each class, label smoothing 0"
+    assert lines["best"] == ("the checkpoint with the highest val/map, the mean over classes of their average precision")

@@ -89,7 +89,7 @@ def small(name: str, module: nn.Module, **options: Any) -> torch.optim.Optimizer
     return create_optimizer(module, name, **{"lr": 1e-2, "weight_decay": 0.05, "layer_decay": 1.0, **options})
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", [*HERE, "lookahead_adamw"])
 def test_every_optimizer_goes_on_bit_for_bit_from_a_file_of_its_state(name: str) -> None:
     module = Small()
     optimizer = small(name, module)
@@ -109,7 +109,8 @@ def test_every_optimizer_goes_on_bit_for_bit_from_a_file_of_its_state(name: str)
     asked.restore(schedule, 2)
     for each, its in ((module, optimizer), (copied, resumed)):
         torch.manual_seed(0)
-        each.step(its, 3)
+        for seed in range(3, 13):  # lookahead acts at each sixth step, for the first time at the second of them
+            each.step(its, seed)
     for one, other in zip(module.parameters(), copied.parameters(), strict=True):
         assert torch.equal(one, other)
         assert one.isfinite().all()

@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_the_usual_one() -> None:
     ],
 )
 def test_what_is_done_to_batches(mixing: BatchMixing, off: float, text: str | None) -> None:
-    meaning = "; train/acc1 is that of the larger part" if mixing.mixes else ""
+    meaning = "; metrics of training go by the larger part" if mixing.mixes else ""
     assert mixing_lines(mixing, off) == ([] if text is None else [("batches", text + meaning)])
 
 

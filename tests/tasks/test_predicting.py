@@ -34,8 +34,8 @@ def test_without_samples_or_features_a_prediction_is_its_probabilities() -> None
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
-def test_logits_of_probabilities_turn_into_them_again(loss: Literal["cross_entropy", "bce"]) -> None:
+def test_logits_of_scores_turn_into_them_again(loss: Literal["cross_entropy", "bce"]) -> None:
     model = Classification(loss=loss)
-    probabilities = torch.rand(4, 10).softmax(-1)
-    torch.testing.assert_close(model.probabilities(model.logits_of(probabilities.double())), probabilities)
+    scores = torch.rand(4, 10).softmax(-1)
+    torch.testing.assert_close(model.scores(model.logits_of(scores.double())), scores)
     assert model.logits_of(torch.tensor([[0.0, 1.0]])).isfinite().all()  # a class that no sample gives any chance

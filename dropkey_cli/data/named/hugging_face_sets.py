@@ -1,13 +1,14 @@
 """Data sets of the Hugging Face Hub, or in its formats on a drive, by the datasets library: hfds/NAME."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from types import ModuleType
 from typing import Any, cast
 
+from dropkey_cli.data.class_folders import sorted_classes
 from dropkey_cli.data.named.named_set import NamedSet, NamedSplit, choose_splits, numbered, numbers
 from dropkey_cli.data.reading import ImageFile
 from dropkey_cli.errors import InputError, one_line
@@ -37,18 +38,12 @@ def open_hugging_face(
     Raises:
         InputError: If it is not there, or its columns or splits are not clear.
     """
-    datasets = _library(root)
-    loaded = _load(datasets, root, name, data_dir, download)
+    datasets = library(root)
+    loaded = load(datasets, root, name, data_dir, download=download)
     chosen = choose_splits(root, list(loaded), splits)
     tables = {split: _part(loaded, given) for split, given in chosen.items()}
     features = next(iter(tables.values())).features
-    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
-    image_key = input_key or _only(root, "input_key", images)
-    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    label_key = target_key or ("label" if "label" in features else _only(root, "target_key", classes))
-    for option, key in (("input_key", image_key), ("target_key", label_key)):
-        if key not in features:
-            raise InputError(f"{root!r} has no column {key!r}; expected one of {', '.join(features)}; give --data.{option}")
+    image_key, label_key = columns(datasets, root, features, input_key, target_key)
     given = {split: list(table[label_key]) for split, table in tables.items()}
     class_names = _class_names(root, label_key, features[label_key], given)
     number = {name: label for label, name in enumerate(class_names)}
@@ -65,7 +60,22 @@ def open_hugging_face(
     )
 
 
-def _library(root: str) -> ModuleType:
+def columns(
+    datasets: ModuleType, root: str, features: Mapping[str, Any], input_key: str | None, target_key: str | None
+) -> tuple[str, str]:
+    """The columns of the images and of the classes, as `open_hugging_face` takes them."""
+    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    image_key = input_key or _only(root, "input_key", images)
+    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    label_key = target_key or ("label" if "label" in features else _only(root, "target_key", classes))
+    for option, key in (("input_key", image_key), ("target_key", label_key)):
+        if key not in features:
+            raise InputError(f"{root!r} has no column {key!r}; expected one of {', '.join(features)}; give --data.{option}")
+    return image_key, label_key
+
+
+def library(root: str) -> ModuleType:
+    """The datasets library."""
     try:
         import datasets
     except ImportError as error:
@@ -73,16 +83,25 @@ def _library(root: str) -> ModuleType:
     return cast(ModuleType, datasets)
 
 
-def _load(datasets: ModuleType, root: str, name: str, data_dir: str | None, download: bool) -> Any:  # noqa: ANN401 - it has no types
-    """All splits by name."""
+def load(
+    datasets: ModuleType, root: str, name: str, data_dir: str | None, *, download: bool = False, streaming: bool = False
+) -> Any:  # noqa: ANN401 - it has no types
+    """All splits by name; what is streamed comes from the Hub whether or not there is a copy."""
     folder = os.path.expanduser(name)
     try:
         if os.path.isfile(os.path.join(folder, "dataset_dict.json")):
             return datasets.load_from_disk(folder)
-        with _offline(datasets, not download), _silent(datasets):
+        local = os.path.isdir(folder)
+        with _offline(datasets, not download and (local or not streaming)), _silent(datasets):
             # A bare name such as parquet would be a kind of files
-            return datasets.load_dataset(os.path.abspath(folder) if os.path.isdir(folder) else name, cache_dir=data_dir)
+            place = os.path.abspath(folder) if local else name
+            return datasets.load_dataset(place, cache_dir=data_dir, streaming=streaming)
     except Exception as error:  # the library's own, fsspec's, the Hub's, and whatever its readers raise
+        if streaming:
+            raise InputError(
+                f"{root!r} cannot be streamed ({one_line(error)}); expected a folder, or a data set of the Hub and a "
+                "connection to it; look at the reason"
+            ) from error
         where = f"in {data_dir!r}" if data_dir else "in the cache of the datasets library"
         advice = "look at the reason" if download else "give --data.download true, or a folder: --data.root hfds/FOLDER"
         raise InputError(
@@ -113,16 +132,20 @@ def _silent(datasets: ModuleType) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _part(loaded: Any, given: str) -> Any:  # noqa: ANN401 - the library has no types
-    """A split, or what a slice such as train[:1000] leaves of it."""
+def span_of(given: str) -> tuple[str, slice]:
+    """The name of a split and which of its images, of what was given such as train[:1000]."""
     name, bracket, span = given.partition("[")
     first, colon, last = span.removesuffix("]").partition(":")
-    table = loaded[name]
-    if not bracket:
-        return table
-    if not colon or not all(limit == "" or limit.isdecimal() for limit in (first, last)):
+    if bracket and not (colon and all(limit == "" or limit.isdecimal() for limit in (first, last))):
         raise InputError(f"splits has {given!r}; expected a name such as train, or images by number such as train[:1000]")
-    return table.select(range(*slice(int(first or 0), int(last) if last else None).indices(len(table))))
+    return name, slice(int(first or 0), int(last) if last else None)
+
+
+def _part(loaded: Any, given: str) -> Any:  # noqa: ANN401 - the library has no types
+    """A split, or what a slice leaves of it."""
+    name, span = span_of(given)
+    table = loaded[name]
+    return table if span == slice(0, None) else table.select(range(*span.indices(len(table))))
 
 
 def _only(root: str, option: str, keys: Sequence[str]) -> str:
@@ -151,7 +174,7 @@ def _class_names(root: str, key: str, feature: Any, given: dict[str, list[Any]])
     if names is not None:
         return list(names)
     if all(isinstance(label, str) for label in labels):
-        return sorted(labels)
+        return sorted_classes(labels)
     return numbers(root, max(int(label) for label in labels))
 
 
@@ -167,7 +190,7 @@ class _Reader:
         image = self.table[position][self.key]
         if image is None:
             raise OSError("the data set has no image there")
-        if image["bytes"]:
+        if image["bytes"] is not None:
             return BytesIO(image["bytes"])
         path: str = image["path"]
         return path

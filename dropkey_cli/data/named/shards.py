@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from dropkey_cli.data.class_folders import SPLIT_NAMES
+from dropkey_cli.data.class_folders import SPLIT_NAMES, sorted_classes
 from dropkey_cli.data.named.named_set import NamedSet, choose_splits, numbers
 from dropkey_cli.data.named.tar_files import Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.data.reading import is_image_file
@@ -46,8 +46,8 @@ def open_shards(
             raise InputError(f"the {name} shards of {root!r} hold no image; {_LAYOUT}; check them, and --data.input_key")
     given = {place.label for split in places.values() for place in split}
     class_names = _class_names(root, path if os.path.isdir(path) else os.path.dirname(path), given)
-    labels = {name: label for label, name in enumerate(class_names)}
-    labels |= {label: int(label) for label in given - labels.keys()}
+    # Numbers are places among the names, even where these are other numbers
+    labels = {label: int(label) for label in given} if _are_numbers(given) else {name: n for n, name in enumerate(class_names)}
     return NamedSet(class_names, {split: tar_split(found, labels) for split, found in places.items()})
 
 
@@ -136,12 +136,16 @@ def _label(name: str, files: dict[str, tuple[int, int]], field: str | None, read
 
 def _class_names(root: str, folder: str, given: set[str]) -> list[str]:
     """The names in classnames.txt beside the shards, as open_clip writes it; else numbers, or what the labels say."""
-    file, are_numbers = Path(folder, "classnames.txt"), all(label.isdecimal() for label in given)
+    file, are_numbers = Path(folder, "classnames.txt"), _are_numbers(given)
     largest = max(map(int, given)) if are_numbers else 0
     if not file.is_file():
-        return numbers(root, largest) if are_numbers else sorted(given)
+        return numbers(root, largest) if are_numbers else sorted_classes(given)
     names = file.read_text(encoding="utf-8").splitlines()
     unknown = sorted(given - set(names)) if not are_numbers else [str(largest)] * (largest >= len(names))
     if unknown:
         raise InputError(f"{str(file)!r} has {len(names)} names, none for the class {unknown[0]!r}; add it, or remove the file")
     return names
+
+
+def _are_numbers(given: set[str]) -> bool:
+    return all(label.isdecimal() for label in given)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from dropkey_cli.data.class_folders import SPLIT_NAMES
+from dropkey_cli.data.class_folders import SPLIT_NAMES, sorted_classes
 from dropkey_cli.data.named.named_set import NamedSet
 from dropkey_cli.data.named.tar_files import Member, Place, find_tars, kept_rows, tar_members, tar_split
 from dropkey_cli.data.reading import is_image_file
@@ -33,12 +33,13 @@ def open_tars(root: str, path: str) -> NamedSet:
     # Of files with the same name the last one counts, as for tar
     found = {names[archive] + row[0]: (archive, Member(*row)) for archive, rows in listed.items() for row in rows}
     splits: dict[str, list[Place]] = defaultdict(list)
-    for (split, parts), (archive, member) in zip(_laid_out([_parts(name) for name in found]), found.values(), strict=True):
+    for laid_out, (archive, member) in zip(_laid_out([_parts(name) for name in found]), found.values(), strict=True):
+        split, above, parts = laid_out
         if split is not None and len(parts) > 1:
-            splits[split].append(Place("/".join(parts), archive, member.offset, member.size, parts[0]))
+            splits[split].append(Place("/".join([*above, *parts]), archive, member.offset, member.size, parts[0]))
     if not splits:
         raise InputError(f"{root!r} holds no image in a class folder; {_LAYOUT}; check the archive")
-    class_names = sorted({place.label for places in splits.values() for place in places})
+    class_names = sorted_classes({place.label for places in splits.values() for place in places})
     labels = {name: label for label, name in enumerate(class_names)}
     return NamedSet(class_names, {split: tar_split(sorted(places), labels) for split, places in splits.items()})
 
@@ -56,8 +57,8 @@ def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str]]]:
-    """The split of each path, None where it lies beside those, and its parts from the class on.
+def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str], list[str]]]:
+    """The split of each path, None where it lies beside those; its folder, if it has one; and the parts from the class on.
 
     What all have in common above splits and classes is left out: photos.tar may hold photos/train/CLASS/.
     """
@@ -69,9 +70,10 @@ def _laid_out(paths: Sequence[list[str]]) -> Iterator[tuple[str | None, list[str
     has_splits = any(len(parts) > depth + 1 and parts[depth].lower() in SPLIT_NAMES for parts in paths)
     for parts in paths:
         split: str | None = "train"
-        inner = parts[depth:]
+        above, inner = [], parts[depth:]
         if has_splits:
-            split, inner = SPLIT_NAMES.get(parts[depth].lower()) if len(parts) > depth else None, parts[depth + 1 :]
+            above, inner = inner[:1], inner[1:]
+            split = SPLIT_NAMES.get(above[0].lower()) if above else None
             if len(inner) > 2 and SPLIT_NAMES.get(inner[0].lower()) == split:
                 inner = inner[1:]  # train.tar with train/CLASS/ in it
-        yield split, inner
+        yield split, above, inner

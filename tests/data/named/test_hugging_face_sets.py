@@ -112,15 +112,17 @@ def test_what_is_not_there_is_said_at_once_and_without_the_hub(name: str, tmp_pa
 
 
 def test_an_image_that_is_missing_is_an_error_of_that_image(photos: Path, tmp_path: Path) -> None:
-    images = [{"bytes": b"x", "path": None}, None]
+    images = [{"bytes": b"x", "path": None}, None, {"bytes": b"", "path": None}]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    given = datasets.Dataset.from_dict({"image": images, "label": [0, 1]}, features=features)
+    given = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0]}, features=features)
     datasets.DatasetDict({"train": given}).save_to_disk(tmp_path / "saved")
     read = open_hugging_face("hfds/x", str(tmp_path / "saved")).splits["train"].read
     with pytest.raises(OSError, match="no image there"):
         read(1)
     with pytest.raises(OSError, match="cannot identify image file"):
         load_image(read(0))
+    with pytest.raises(OSError, match="the file is empty"):
+        load_image(read(2))
     read = open_hugging_face("hfds/x", str(photos), data_dir=str(tmp_path / "cache")).splits["val"].read
     (photos / "val/cat/000.png").unlink()
     with pytest.raises(OSError, match=r"No such file .*val/cat/000\.png"):

@@ -103,6 +103,13 @@ def test_classes_come_from_where_they_are_asked_for(
     assert given[:6] == labels
 
 
+def test_numbers_are_places_also_among_names_that_are_numbers(shards: Path) -> None:
+    (shards / "classnames.txt").write_text("1\n2\n0\n")
+    found = open_shards("wds/x", str(shards))
+    assert found.class_names == ["1", "2", "0"]
+    assert found.splits["val"].labels[::5] == [0, 1, 2]
+
+
 def test_what_cannot_be_read_is_named(shards: Path, tmp_path: Path) -> None:
     def refused(message: str, path: object = shards, **options: Any) -> None:  # noqa: ANN401 - those of open_shards
         with pytest.raises(InputError, match=message):

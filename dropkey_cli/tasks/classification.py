@@ -52,7 +52,7 @@ class Classification(PredictingModule):
             {"decay_share": 0.2} (wsd), {"milestones": [0.5, 0.75], "decay_rate": 0.1} (step), {"patience": 5} (plateau).
         warmup_share: Share of all steps in which the learning rate rises linearly, in [0, 1).
         loss: cross_entropy, the default, or bce: one binary cross-entropy per class, as in DeiT III.
-        label_smoothing: Probability given to all the wrong classes together in the training loss, in [0, 1).
+        label_smoothing: Part of each label that is spread over all classes evenly in the training loss, in [0, 1).
         class_weights: Weight of each class in the training loss: balanced counts all classes the same, or a list.
         mixup: Alpha of mixup, which blends pairs of images, e.g. 0.8; 0 is off.
         cutmix: Alpha of cutmix, which pastes a part of another image, e.g. 1.0; 0 is off. With both, batches take turns.

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from dropkey_cli.data.check import missing_note, refuse_unreadable
+from dropkey_cli.data.class_folders import refuse_scarce
 from dropkey_cli.data.dataset import Sample, classes_of
 from dropkey_cli.data.source import ImageSource
 from dropkey_cli.data.split import stratified_split
@@ -59,6 +60,17 @@ class ImageFiles(ImageSource):
         self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
         self.class_names = class_names
         self.splits = self.datasets(samples)
+
+    def check_class_counts(self, samples: dict[str, list[Sample]], class_names: list[str]) -> None:
+        """Refuse training classes with fewer images than the parts that are made of them; a class without any counts nowhere.
+
+        Args:
+            samples: The images of each split that is there, one label each.
+            class_names: The classes in label order.
+        """
+        counts = Counter(sample.label for sample in samples["train"])
+        present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
+        refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))
 
     def shares_to_hold_out(self, splits: list[str]) -> dict[str, float]:
         """Share of the training images for each split that has none of its own.

@@ -1,14 +1,13 @@
 """Data sets by name: torchvision's, Hugging Face's (copied or streamed), WebDataset shards and tar files."""
 
 import os
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from dropkey_cli.data.class_folders import nearest_first, refuse_scarce
+from dropkey_cli.data.class_folders import nearest_first
 from dropkey_cli.data.dataset import Example, Sample
 from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.data.loading import process_of, run_seed
@@ -101,9 +100,7 @@ class NamedImages(ImageFiles):
             for split, given in found.splits.items()
         }
         if "train" in samples:
-            counts = Counter(sample.label for sample in samples["train"])
-            present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
-            refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))
+            self.check_class_counts(samples, class_names)
         self.make_splits(samples, class_names, base="")
         for split, dataset in self.splits.items():
             source = found.splits[split if split in found.splits else "train"]

@@ -1,10 +1,8 @@
 """Images listed in a table: CSV, TSV, JSONL or parquet with a path and a label, or several labels, in each row."""
 
-from collections import Counter
 from typing import Any
 
-from dropkey_cli.data.class_folders import refuse_scarce, sorted_classes
-from dropkey_cli.data.dataset import Sample
+from dropkey_cli.data.class_folders import sorted_classes
 from dropkey_cli.data.image_files import ImageFiles
 from dropkey_cli.data.table_file import FORMATS
 from dropkey_cli.data.table_rows import TableOptions, TableRows, read_tables
@@ -75,7 +73,7 @@ class ImageTable(ImageFiles):
         if self._stage == "test" and not ("test" in samples or self.test_fraction):
             self._split("test", "give a table of test images as --data.test_root FILE, or use dropkey validate")
         if "train" in samples and not self.multi_label:
-            self._check_counts(samples, class_names)
+            self.check_class_counts(samples, class_names)
         self.make_splits(samples, class_names, base=self.table_options.folder(self.root or ""))
 
     def _read_rows(self) -> TableRows:
@@ -94,8 +92,3 @@ class ImageTable(ImageFiles):
                 f"found {len(class_names)} class(es) ({', '.join(map(repr, class_names)) or 'none'}) in the training rows of "
                 f"{self.root!r}; expected two or more different labels; check --data.label_column and the split column"
             )
-
-    def _check_counts(self, samples: dict[str, list[Sample]], class_names: list[str]) -> None:
-        counts = Counter(sample.label for sample in samples["train"])
-        present = {name: counts[label] for label, name in enumerate(class_names) if counts[label]}
-        refuse_scarce(present, str(self.root), minimum=1 + len(self.shares_to_hold_out([*samples])))

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data", "report"},
     "benchmark": {"errors", "method", "patching", "models"},
     "export": {"errors", "files", "checkpoints", "models", "data"},
+    "ablation": {"errors", "files", "report"},
     "commands": {
         "errors",
         "files",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
         "callbacks",
         "benchmark",
         "export",
+        "ablation",
     },
     "cli": {"errors", "commands", "__version__"},
     "__main__": {"cli"},

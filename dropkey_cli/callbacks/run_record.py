@@ -1,6 +1,7 @@
 """Keeps with a run the configuration it was started with, and how many images it had."""
 
 from collections.abc import Sized
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ class RunRecord(Callback):
     def __init__(self, folder: Path | None, config: str) -> None:
         self.folder = folder
         self.config = config
+        options = yaml.safe_load(config)  # once: it takes longer than to write the weights of a small network
+        self._options = {part: options[part] for part in ("model", "data")}
         self._written = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
@@ -39,9 +42,8 @@ class RunRecord(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the options, so that other commands need no config, and the number of images of each split."""
-        config = yaml.safe_load(self.config)
         splits = getattr(trainer.datamodule, "splits", {})  # type: ignore[attr-defined]  # Lightning sets it
         checkpoint.setdefault("dropkey", {}).update(
-            config={part: config[part] for part in ("model", "data")},
+            config=deepcopy(self._options),
             images={name: len(split) for name, split in splits.items() if isinstance(split, Sized)},
         )

@@ -47,7 +47,10 @@ def test_other_processes_and_runs_without_a_folder_write_nothing(tmp_path: Path,
 
 @pytest.mark.parametrize("checkpoint", [{}, {"dropkey": {"class_names": ["a"]}}])
 def test_checkpoints_hold_the_options_of_model_and_data(checkpoint: dict[str, Any]) -> None:
-    RunRecord(None, CONFIG).on_save_checkpoint(trainer(), MODULE, checkpoint)
+    record, earlier = RunRecord(None, CONFIG), dict[str, Any]()
+    record.on_save_checkpoint(trainer(), MODULE, earlier)
+    earlier["dropkey"]["config"]["model"]["class_path"] = "changed"  # by another callback, which must reach no other checkpoint
+    record.on_save_checkpoint(trainer(), MODULE, checkpoint)
     config = {"model": {"class_path": "a.B", "init_args": {"lr": None}}, "data": {"class_path": "c.D"}}
     assert checkpoint["dropkey"].pop("config") == config
     assert checkpoint["dropkey"].pop("images") == {"train": 3}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.transforms import InterpolationMode, RandomAffine
 
 from dropkey_cli.data.dataset import Batch
-from dropkey_cli.data.digits import MEAN, STD, Digits
+from dropkey_cli.data.digits import MEAN, STD, Digits, to_image
 from dropkey_cli.errors import InputError
 
 
@@ -78,7 +79,11 @@ def test_only_training_images_are_augmented(digits: Digits) -> None:
     assert torch.equal(val[0]["image"], val[0]["image"])
     still = Digits(degrees=0.0, translate=0.0)
     still.setup("fit")
+    shift = RandomAffine(0.0, translate=(0.0, 0.0), interpolation=InterpolationMode.BILINEAR)
+    assert all(shift(image).tobytes() == image.tobytes() for image in map(to_image, load_digits().images))  # so it is left out
+    state = torch.get_rng_state()
     assert torch.equal(still.splits["train"][0]["image"], still.splits["train"][0]["image"])
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_prediction_takes_files_at_the_size_of_the_digits(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ def attention_figure(tables: Mapping[str, list[AttentionRow]]) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("attention layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y")
     if len(tables) > 1:
         left.legend()

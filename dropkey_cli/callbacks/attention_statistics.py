@@ -63,8 +63,9 @@ class AttentionStatistics(Callback):
         """Log them once the step is made: with accumulated gradients it has several batches."""
         self._measuring.close()
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-        if self._sums and trainer.global_step % interval == 0:
-            rows = self._rows("training")
+        if not self._sums or trainer.global_step % interval != 0:
+            return
+        if rows := self._rows("training"):
             values = {
                 f"train/attention_{name}/{layer}": _mean(of_layer, name)
                 for name in ("entropy", "top_key")
@@ -114,7 +115,7 @@ class AttentionStatistics(Callback):
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # it is called with more than it needs
     on_test_epoch_end = on_validation_epoch_end
     on_test_end = on_validation_end
 
@@ -135,7 +136,7 @@ class AttentionStatistics(Callback):
             if recomputing():
                 return
             if len(places) < size and weights.shape[0] % size == 0:
-                weights = weights.unflatten(0, (size, -1))[places].flatten(0, 1)  # windows of an image lie together
+                weights = weights.reshape(size, -1, *weights.shape[1:])[places].flatten(0, 1)  # an image's windows in a row
             sums = attention_sums(weights, heads_axis=layer.rule.heads_axis)
             self._sums[layer.name] = self._sums[layer.name] + sums if layer.name in self._sums else sums
 
@@ -143,14 +144,15 @@ class AttentionStatistics(Callback):
         self._measuring.enter_context(plan.recording(add))
 
     def _rows(self, mode: Pass) -> list[AttentionRow]:
-        """What was measured since the last call, by all processes."""
+        """What was measured since the last call, by all processes; nothing where no image counted."""
         found = gather_everywhere({layer: sums.cpu() for layer, sums in self._sums.items()})
         self._sums = {}
         total: dict[str, Tensor] = {}
         for of_process in found:
             for layer, sums in of_process.items():
                 total[layer] = total[layer] + sums if layer in total else sums
-        return attention_rows(total, mode)
+        rows = attention_rows(total, mode)
+        return rows if any(row.rows for row in rows) else []
 
     @contextmanager
     def _plan(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[DropKeyPlan]:

@@ -16,7 +16,8 @@ def attention_entropy(weights: Tensor) -> Tensor:
     Returns:
         (…, N), in float32 or better.
     """
-    return torch.special.entr(_precise(weights)).sum(-1)
+    of_keys: Tensor = torch.special.entr(_precise(weights))
+    return of_keys.sum(-1)
 
 
 def possible_keys(weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dropkey_cli.method.attention_entropy import SUMS, attention_entropy, attent
 
 def test_entropy_is_that_of_torch_distributions() -> None:
     weights = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    expected = torch.distributions.Categorical(probs=weights).entropy()
+    expected = torch.distributions.Categorical(probs=weights).entropy()  # type: ignore[no-untyped-call]
     assert torch.allclose(attention_entropy(weights), expected, rtol=1e-12)
     assert attention_entropy(weights.bfloat16()).dtype == torch.float32
 

@@ -24,10 +24,9 @@ class Finishing(Callback):
     """
 
     def __init__(self, length: float, lr: float | None = None) -> None:
-        share = isinstance(length, float) and 0 < length < 1
-        if not share and not (isinstance(length, int) and length >= 1):
+        if not (0 < length < 1 or (length >= 1 and length % 1 == 0)):
             raise InputError(
-                f"finish_without_dropkey is {length!r}; expected a share of the training steps between 0 and 1, such as 0.1, "
+                f"finish_without_dropkey is {length:g}; expected a share of the training steps between 0 and 1, such as 0.1, "
                 "or a whole number of epochs from 1; give --finish_without_dropkey 0.1, or leave it out"
             )
         self.length = length
@@ -43,12 +42,11 @@ class Finishing(Callback):
     def plan_lines(self) -> list[tuple[str, str]]:
         """What a user should know before training, as (name, text)."""
         assert self._trainer is not None, "setup comes first"
-        epochs = f"{self.length} epoch{'s'[: self.length != 1]}"
-        span = f"{100 * self.length:g}% of the run" if isinstance(self.length, float) else epochs
+        length = f"{100 * self.length:g}% of the run" if self.length < 1 else spelled_epochs(self.length)
         first, total = first_step(self._trainer, self.length), self._trainer.estimated_stepping_batches
         rate = "by the schedule" if self.lr is None else f"{self.lr:g}"
-        best = "" if self._trainer.limit_val_batches == 0 else "; the best checkpoint may be from before it, last.ckpt is not"
-        return [("finish", f"the last {span} (from step {first} of {total}) without DropKey, learning rate {rate}{best}")]
+        best = "" if self._trainer.limit_val_batches == 0 else "; best.ckpt may be from before it, last.ckpt is from its end"
+        return [("finish", f"the last {length} (from step {first} of {total}) without DropKey, learning rate {rate}{best}")]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out when the phase begins."""
@@ -102,28 +100,33 @@ def first_step(trainer: Trainer, length: float) -> int:
 
     Args:
         trainer: That of the run.
-        length: A share of its steps (a float), or a number of epochs (an int).
+        length: A share of its steps, below 1, or a number of epochs.
 
     Raises:
         InputError: If the run is not longer than that.
     """
     total = trainer.estimated_stepping_batches
-    if isinstance(length, float):
+    if length < 1:
         return int(total) - max(1, round(length * total))
     trainer.fit_loop.setup_data()  # as Lightning does for its estimate of the steps; it does so once
     batches = trainer.num_training_batches
     if math.isinf(batches):
         raise InputError(
-            f"finish_without_dropkey is {length} epochs, but the data do not say how long an epoch is: give a share of the "
-            "steps, such as --finish_without_dropkey 0.1"
+            f"finish_without_dropkey is {spelled_epochs(length)}, but the data do not say how long an epoch is: give a "
+            "share of the steps, such as --finish_without_dropkey 0.1"
         )
-    steps = length * math.ceil(batches / trainer.accumulate_grad_batches)
+    steps = int(length) * math.ceil(batches / trainer.accumulate_grad_batches)
     if steps >= total and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
         raise InputError(
-            f"finish_without_dropkey is {length} epochs, {steps} steps, of a run of {total}: give fewer, or train without "
-            "DropKey altogether (--model.dropkey null)"
+            f"finish_without_dropkey is {spelled_epochs(length)}, {steps} steps, of a run of {total}: give fewer, or a "
+            "share such as 0.1, or train without DropKey altogether (--model.dropkey null)"
         )
     return max(0, int(total) - steps)
+
+
+def spelled_epochs(number: float) -> str:
+    """A whole number of epochs in words."""
+    return f"{number:g} epoch{'s'[: number != 1]}"
 
 
 def set_learning_rate(trainer: Trainer, lr: float) -> None:

@@ -57,7 +57,7 @@ OWN_OPTIONS = (
     ),
     OwnOption(
         "finish_without_dropkey",
-        int | float | None,
+        float | None,
         None,
         "Train the end of fit without DropKey: a share of the steps, e.g. 0.1, or a whole number of epochs, 1 or more.",
         ("fit",),

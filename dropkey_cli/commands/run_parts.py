@@ -97,7 +97,7 @@ def finishing(options: Namespace) -> list[Callback]:
     if getattr(options.model, "dropkey", None) is None:
         reason = f"{type(options.model).__name__} trains without DropKey from the start (--model.dropkey)"
         raise InputError(f"--finish_without_dropkey {length}: {reason}: leave it out")
-    return [Finishing(length, lr)]
+    return [Finishing(float(length), None if lr is None else float(lr))]
 
 
 def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal["stop", "skip"]) -> list[Callback]:

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finishing import Finishing
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.learning_rate import LearningRate
 from dropkey_cli.callbacks.pace import Pace
@@ -77,6 +78,26 @@ def first_callbacks(seed: int | Literal[False]) -> list[Callback]:
     """
     # Torch starts every process at the same seed: without one of the run's, each gets its own
     return [LoggedSteps(), BatchSeeds(secrets.randbits(62) if seed is False else int(seed))]
+
+
+def finishing(options: Namespace) -> list[Callback]:
+    """What ends a training run without DropKey, if anything does; before a user's callbacks, which may log its learning rate.
+
+    Args:
+        options: Those of fit, its classes instantiated.
+
+    Raises:
+        InputError: If there is nothing to end without, or only its learning rate is given.
+    """
+    length, lr = options.finish_without_dropkey, options.finish_lr
+    if length is None:
+        if lr is not None:
+            raise InputError(f"--finish_lr {lr:g} is that of --finish_without_dropkey: give that too, or leave both out")
+        return []
+    if getattr(options.model, "dropkey", None) is None:
+        reason = f"{type(options.model).__name__} trains without DropKey from the start (--model.dropkey)"
+        raise InputError(f"--finish_without_dropkey {length}: {reason}: leave it out")
+    return [Finishing(float(length), None if lr is None else float(lr))]
 
 
 def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal["stop", "skip"]) -> list[Callback]:

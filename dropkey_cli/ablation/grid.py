@@ -28,12 +28,12 @@ GRIDS: dict[str, list[Block]] = {
         {"what": "dropkey", "ratio": 0.3, "remedy": ["finish", "monte_carlo"]},
     ],
     "full": [
-        {"what": "attention_dropout", "ratio": [0.05, 0.1, 0.2, 0.3, 0.5]},
-        {"what": "dropkey", "schedule": ["decreasing", "constant", "increasing"], "ratio": [0.1, 0.2, 0.3, 0.5]},
-        {"what": "dropkey", "schedule": ["decreasing", "increasing"], "match_mean": True, "ratio": [0.1, 0.2, 0.3]},
-        {"what": "dropkey", "structure": ["key", "block", "cross"], "ratio": [0.1, 0.3]},
+        {"what": "attention_dropout", "ratio": [0.1, 0.2, 0.3, 0.5]},
+        {"what": "dropkey", "schedule": ["decreasing", "constant", "increasing"], "ratio": [0.1, 0.3, 0.5]},
+        {"what": "dropkey", "schedule": ["decreasing", "increasing"], "match_mean": True, "ratio": 0.3},
+        {"what": "dropkey", "structure": ["key", "block", "cross"], "ratio": 0.3},
         {"what": "dropkey", "schedule": ["decreasing", "constant"], "ratio": 0.3, "remedy": ["finish", "monte_carlo"]},
-        {"what": "dropkey", "ratio": 0.5, "remedy": ["finish", "monte_carlo"]},
+        {"what": "dropkey", "ratio": 0.5, "remedy": "monte_carlo"},
     ],
 }
 

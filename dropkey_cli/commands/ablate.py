@@ -127,6 +127,7 @@ def _trainings(options: Namespace, recipe: tuple[str, ...], cells: list[Cell]) -
             tuple(finish),
             options.mc_samples if any(cell.remedy == "monte_carlo" for cell in wanted) else 0,
             options.checkpoint,
+            options.attention,
         ): wanted
         for seed in range(options.seeds)
         for trained, wanted in answered.items()

@@ -31,6 +31,7 @@ class Training:
         finish: Options of the remedy finish.
         mc_samples: Masks to average over in a second evaluation; 0 for none.
         checkpoint: Which weights are compared: last or best.
+        attention: Whether to measure attention at inference, too.
         slots: Number of jobs that share the machine.
     """
 
@@ -41,6 +42,7 @@ class Training:
     finish: tuple[str, ...] = ()
     mc_samples: int = 0
     checkpoint: str = "last"
+    attention: bool = False
     slots: int = 1
 
     @property
@@ -131,7 +133,7 @@ def _train(training: Training) -> tuple[Path, dict[str, dict[str, float]]]:
     folder = kept[0].folder
     if folder is None:
         raise InputError("--trainer.fast_dev_run keeps no run to evaluate: give --trainer.max_epochs 1")
-    evaluations = {"none": _evaluate(training, folder)}
+    evaluations = {"none": _evaluate(training, folder, f"--attention={str(training.attention).lower()}")}
     if training.mc_samples:
         evaluations["monte_carlo"] = _evaluate(training, folder, f"--mc_samples={training.mc_samples}")
     shutil.rmtree(folder / "checkpoints")

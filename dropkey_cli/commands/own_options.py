@@ -91,6 +91,13 @@ OWN_OPTIONS = (
         ("fit", "validate", "test"),
     ),
     OwnOption(
+        "attention",
+        bool,
+        False,
+        "Measure each head's attention entropy and strongest key: attention.csv, and the means beside the other metrics.",
+        ("fit", "validate", "test"),
+    ),
+    OwnOption(
         "mc_samples",
         NonNegativeInt,
         0,

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dropkey_cli.callbacks.attention_statistics import AttentionStatistics
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
@@ -20,6 +21,7 @@ from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.patience import Patience
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import EvaluationLines, ProgressBar, ProgressLines
+from dropkey_cli.callbacks.report import Report, report_folder
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
@@ -100,16 +102,29 @@ def finishing(options: Namespace) -> list[Callback]:
     return [Finishing(float(length), None if lr is None else float(lr))]
 
 
-def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal["stop", "skip"]) -> list[Callback]:
+def fit_callbacks(folder: Path | None, asked: str, options: Namespace) -> list[Callback]:
     """What watches and records every training run.
 
     Args:
         folder: The run's folder; None where nothing is kept.
         asked: The configuration as YAML.
-        on_nonfinite_loss: What a loss that is no number does.
+        options: Those of fit.
     """
-    watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
-    return [RunRecord(folder, asked), RunPlan(folder), *watching]
+    watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(options.on_nonfinite_loss), SteadyBuckets()]
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
+    return [RunRecord(folder, asked), RunPlan(folder), *watching, *attention]
+
+
+def evaluation_callbacks(command: str, options: Namespace) -> list[Callback]:
+    """What writes the results of a validation or test.
+
+    Args:
+        command: validate or test.
+        options: Its options.
+    """
+    folder, of_run = report_folder(command, Path(options.ckpt_path))
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
+    return [*([Report(folder, run=of_run)] if options.report else []), *attention]
 
 
 def recipe_callbacks(options: Namespace, *, validates: bool, resumed: bool) -> list[Callback]:

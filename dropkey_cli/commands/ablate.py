@@ -68,7 +68,7 @@ def _split(words: list[str]) -> tuple[Namespace, tuple[str, ...]]:
     """The options of our own, and those of the recipe, for fit."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for option in TOOLS["ablate"].options:
-        parser.add_argument(f"--{option.name}", nargs="?", const="")
+        parser.add_argument(f"--{option.name}", nargs="?", const="true" if option.type is bool else "")
     known, rest = parser.parse_known_args(words)
     for word in rest:
         if (name := word.partition("=")[0]) in NOT_OURS:

@@ -49,7 +49,7 @@ def recipes() -> list[Recipe]:
     folder = next((place for place in _places() if place.is_dir()), None)
     if folder is None:
         return []
-    paths = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*/*.yaml"))
+    paths = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*/*.yaml"), key=lambda path: (path.parent.name == "overlays", path))
     return [Recipe(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
 
 

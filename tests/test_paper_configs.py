@@ -2,6 +2,9 @@
 
 import math
 import re
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from torch import nn
 
 from dropkey_cli.cli import main
 from dropkey_cli.commands.recipes import find_recipe, recipes
@@ -69,21 +73,29 @@ def head(config: Path) -> str:
     return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
 
 
-def parsed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:  # noqa: ANN401 - YAML
-    capsys.readouterr()
-    assert main(["fit", *words, "--print_config"]) == 0
-    return yaml.safe_load(capsys.readouterr().out)
+@cache
+def parsed(name: str, *words: str) -> Any:  # noqa: ANN401 - YAML
+    """What a recipe says after the command line has read it; tests only read it."""
+    with redirect_stdout(StringIO()) as out:
+        assert main(["fit", "--config", str(CONFIGS[name]), *words, "--print_config"]) == 0
+    return yaml.safe_load(out.getvalue())
 
 
-def planned(options: Any) -> Any:  # noqa: ANN401 - YAML
-    """The plan of DropKey in a config's network, without weights."""
+def built(options: Any) -> nn.Module:  # noqa: ANN401 - YAML
+    """A recipe's network, without weights."""
     model, size = options["model"]["init_args"], options["data"]["init_args"]["image_size"]
     with torch.device("meta"):
-        network = create_model(
+        return create_model(
             model["model_name"], num_classes=10, image_size=size, pretrained=False, model_args=model["model_args"]
         )
+
+
+def planned_ratios(options: Any) -> dict[str, float]:  # noqa: ANN401 - YAML
+    """The ratio of each layer with DropKey, in order."""
+    size = options["data"]["init_args"]["image_size"]
     images = torch.empty(2, 3, size, size, device="meta")
-    return apply_dropkey(network, DropKeySettings(**model["dropkey"]), example_inputs=(images,))
+    settings = DropKeySettings(**options["model"]["init_args"]["dropkey"])
+    return {layer.name: layer.ratio for layer in apply_dropkey(built(options), settings, example_inputs=(images,)).layers}
 
 
 def test_the_group_is_listed_together_and_found_by_name() -> None:
@@ -98,21 +110,23 @@ def test_the_group_is_listed_together_and_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_dropkey_acts_in_the_layers_counted_by_hand(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = planned(parsed(capsys, "--config", str(CONFIGS[name])))
-    assert [layer.name for layer in plan.layers] == PUBLISHED[name].blocks
-    ratios = [layer.ratio for layer in plan.layers]
+def test_dropkey_acts_in_the_layers_counted_by_hand(name: str) -> None:
+    planned = planned_ratios(parsed(name))
+    assert [*planned] == PUBLISHED[name].blocks
+    ratios = [*planned.values()]
     assert ratios[0] == pytest.approx(RATIOS[name])
     assert ratios[-1] == 0
     assert sum(ratios) / len(ratios) == pytest.approx(RATIOS[name] / 2)
     assert ratios == sorted(ratios, reverse=True)
-    counted = [int(number) for number in re.findall(r"(\d+) (?:class )?blocks", head(CONFIGS[name]).split("DropKey acts in")[1])]
+    counted = [
+        int(number) for number in re.findall(r"(\d+) (?:class )?blocks", head(CONFIGS[name]).split("DropKey acts in")[1])
+    ]
     assert sum(counted) == len(ratios)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_settings_are_the_published_ones(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options, published = parsed(capsys, "--config", str(CONFIGS[name])), PUBLISHED[name]
+def test_settings_are_the_published_ones(name: str) -> None:
+    options, published = parsed(name), PUBLISHED[name]
     model, trainer = options["model"]["init_args"], options["trainer"]
     assert trainer["max_epochs"] == published.epochs
     assert model["warmup_share"] * published.epochs == pytest.approx(published.warmup_epochs, abs=0.02)
@@ -124,8 +138,8 @@ def test_settings_are_the_published_ones(name: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_head_has_the_images_per_step_and_says_that_nothing_was_trained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options, text = parsed(capsys, "--config", str(CONFIGS[name])), head(CONFIGS[name])
+def test_head_has_the_images_per_step_and_says_that_nothing_was_trained(name: str) -> None:
+    options, text = parsed(name), head(CONFIGS[name])
     assert "Claim: not trained here." in text
     found = re.search(r"(\d+) GPUs? of (\d+) images, (?:(\d) times for a step: )?([\d,]+) per step", text)
     assert found is not None
@@ -147,30 +161,25 @@ def test_every_setting_says_where_it_comes_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar_t2t_vit_19", "cifar_volo_d1"])
-def test_the_other_schedules_and_cifar100_are_one_option_away(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_schedules_and_cifar100_are_one_option_away(name: str) -> None:
     for schedule, expected in {"constant": (0.3, 0.3), "increasing": (0.0, 0.3)}.items():
         line = f"fit --config configs/paper/{name}.yaml --data.download true --model.dropkey.schedule {schedule}"
         assert line in head(CONFIGS[name])
-        options = parsed(capsys, "--config", str(CONFIGS[name]), "--model.dropkey.schedule", schedule, "--data.root=torch/cifar100")
-        ratios = [layer.ratio for layer in planned(options).layers]
+        options = parsed(name, "--model.dropkey.schedule", schedule, "--data.root=torch/cifar100")
+        ratios = [*planned_ratios(options).values()]
         assert (ratios[0], ratios[-1]) == pytest.approx(expected)
         assert options["data"]["init_args"]["root"] == "torch/cifar100"
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("imagenet")])
-def test_attention_dropout_to_compare_with_is_one_line_away(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
     rate = head(CONFIGS[name]).split(ATTENTION_DROPOUT)[1].split("}")[0]
     assert float(rate) == RATIOS[name]  # the best of both in the paper's table
-    arguments = f"--model.model_args={{attn_drop_rate: {rate}}}"
-    options = parsed(capsys, "--config", str(CONFIGS[name]), "--model.dropkey=null", arguments)
-    model = options["model"]["init_args"]
-    assert model["dropkey"] is None
-    with torch.device("meta"):
-        network = create_model(
-            model["model_name"], num_classes=10, image_size=224, pretrained=False, model_args=model["model_args"]
-        )
+    options = parsed(name, "--model.dropkey=null", f"--model.model_args={{attn_drop_rate: {rate}}}")
+    assert options["model"]["init_args"]["dropkey"] is None
+    network = built(options)
     for layer in PUBLISHED[name].blocks:
-        assert network.get_submodule(f"{layer}.attn_drop").p == float(rate)  # type: ignore[union-attr]  # a Dropout
+        assert network.get_submodule(f"{layer}.attn_drop").p == float(rate)
 
 
 @pytest.fixture
@@ -190,14 +199,21 @@ def one_step(name: str, folder: Path) -> dict[str, Any]:
     words += [f"--trainer.limit_train_batches={batches}", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
     words += [] if name.startswith("cifar") else [f"--data.root={write_folder(folder / 'imagenet', {'train': 4, 'val': 1})}"]
     assert main(["fit", "--config", f"paper/{name}", *words]) == 0
-    checkpoint: dict[str, Any] = torch.load(folder / "runs" / name / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(
+        folder / "runs" / name / "version_0" / "checkpoints" / "last.ckpt", weights_only=True
+    )
     for file in (folder / "runs").rglob("*.ckpt"):  # up to a gigabyte each
         file.unlink()
     return checkpoint
 
 
-def check_step(name: str, folder: Path) -> None:
-    checkpoint = one_step(name, folder)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_real_step_on_images_of_full_size(
+    name: str, tmp_path: Path, cifar10: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = one_step(name, tmp_path)
     assert checkpoint["global_step"] == 1
     optimizer = checkpoint["optimizer_states"][0]
     states = optimizer["state"].values()
@@ -206,15 +222,3 @@ def check_step(name: str, folder: Path) -> None:
     assert all(math.isfinite(float(state["exp_avg"].abs().max())) for state in states)
     assert sum(bool(state["exp_avg"].any()) for state in states) > 0.9 * trained
     assert checkpoint["dropkey"]["dropkey"]["ratio"] == RATIOS[name]
-
-
-def test_one_step_of_the_smallest_on_images_of_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    check_step("imagenet_t2t_vit_14", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "imagenet_t2t_vit_14"])
-def test_one_step_of_the_others(name: str, tmp_path: Path, cifar10: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    check_step(name, tmp_path)

@@ -16,6 +16,7 @@ from torch import nn
 
 from dropkey_cli.cli import main
 from dropkey_cli.commands.recipes import find_recipe, recipes
+from dropkey_cli.errors import InputError
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model
 from dropkey_cli.patching.apply import apply_dropkey
@@ -156,7 +157,7 @@ def test_every_setting_says_where_it_comes_from(name: str) -> None:
     lines = [line for line in CONFIGS[name].read_text(encoding="utf-8").splitlines() if re.match(r" +\w+: [^#]", line)]
     unexplained = [line for line in lines if not re.search(r"  # (recipe|transfer|T2T|note|paper|ours)\b", line)]
     assert [line.split()[0] for line in unexplained] == (["class_path:", "root:"] if name.startswith("cifar") else [])
-    terms = {term for line in lines for term in re.findall(r"  # (recipe|transfer|T2T|note|ours)\b", line)}
+    terms = {term for line in lines for term in re.findall(r"  # (recipe|transfer|T2T|note|paper|ours)\b", line)}
     assert all(f"{term}:" in head(CONFIGS[name]) for term in terms)
 
 
@@ -180,6 +181,22 @@ def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
     network = built(options)
     for layer in PUBLISHED[name].blocks:
         assert network.get_submodule(f"{layer}.attn_drop").p == float(rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        (
+            "imagenet_volo_d1",
+            "network.0.*.attn",
+            "OutlookAttention.* predicts its weights from the query alone",
+        ),
+        ("imagenet_t2t_vit_14", "tokens_to_token.*", "'tokens_to_token.*' matches no attention layer of T2TViT"),
+    ],
+)
+def test_what_makes_or_shifts_tokens_without_keys_cannot_be_included(name: str, pattern: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        planned_ratios(parsed(name, f"--model.dropkey.include=[{pattern}]"))
 
 
 @pytest.fixture

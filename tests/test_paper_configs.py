@@ -175,7 +175,7 @@ def test_the_other_schedules_and_cifar100_are_one_option_away(name: str) -> None
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("imagenet")])
 def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
     rate = head(CONFIGS[name]).split(ATTENTION_DROPOUT)[1].split("}")[0]
-    assert float(rate) == RATIOS[name]  # the best of both in the paper's table
+    assert float(rate) == RATIOS[name]  # where the paper's table has ratios, both were best at the same
     options = parsed(name, "--model.dropkey=null", f"--model.model_args={{attn_drop_rate: {rate}}}")
     assert options["model"]["init_args"]["dropkey"] is None
     network = built(options)
@@ -186,11 +186,7 @@ def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "pattern", "message"),
     [
-        (
-            "imagenet_volo_d1",
-            "network.0.*.attn",
-            "OutlookAttention.* predicts its weights from the query alone",
-        ),
+        ("imagenet_volo_d1", "network.0.*.attn", "OutlookAttention.* predicts its weights from the query alone"),
         ("imagenet_t2t_vit_14", "tokens_to_token.*", "'tokens_to_token.*' matches no attention layer of T2TViT"),
     ],
 )

@@ -52,7 +52,8 @@ def test_all_that_is_there_is_drawn_and_can_be_read(tmp_path: Path, table: list[
             with Image.open(file) as image:
                 assert image.width == 900
         else:
-            assert "8 seeds" in "".join(xml.etree.ElementTree.parse(file).getroot().itertext())
+            seeds = "7 seeds" if file.stem == "remedy" else "8 seeds"  # a finished training failed
+            assert seeds in "".join(xml.etree.ElementTree.parse(file).getroot().itertext())
 
 
 def test_figures_are_the_same_at_every_drawing(tmp_path: Path, table: list[Row]) -> None:

@@ -1,6 +1,7 @@
 import xml.etree.ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -30,12 +31,13 @@ def series(figure: Figure | None) -> dict[str, ErrorbarContainer]:
 
 def points(container: ErrorbarContainer) -> list[tuple[float, float]]:
     line = container.lines[0]
-    return [(float(x), float(y)) for x, y in line.get_xydata()]  # type: ignore[union-attr]
+    assert line is not None
+    return [(x, y) for x, y in np.asarray(line.get_xydata()).tolist()]
 
 
 def ends(container: ErrorbarContainer) -> list[list[tuple[float, float]]]:
     bars = container.lines[2][0]
-    return [[(float(x), float(y)) for x, y in bar] for bar in bars.get_segments()]  # type: ignore[attr-defined]
+    return [[(float(x), float(y)) for x, y in bar] for bar in bars.get_segments()]
 
 
 def axes_of(figure: Figure | None) -> Axes:
@@ -87,8 +89,7 @@ def test_no_dropping_is_a_line_from_side_to_side(found: Values) -> None:
     with drawing():
         figures = [ratio_figure(values, "test/acc1") for values in (found, {cell: found[cell] for cell in found if cell.ratio})]
     heights = [
-        [float(line.get_ydata()[0]) for line in axes_of(figure).lines if line.get_label() == "none"]  # type: ignore[index]
-        for figure in figures
+        [np.asarray(line.get_ydata())[0] for line in axes_of(figure).lines if line.get_label() == "none"] for figure in figures
     ]
     assert heights == [[pytest.approx(100 * (mean_of(found[NONE].values()).mean or 0))], []]
 
@@ -119,7 +120,8 @@ def test_a_remedy_is_compared_with_the_same_training_without_it(found: Values) -
         figure = remedy_figure(found, "test/acc1")
         without = remedy_figure({cell: found[cell] for cell in found if cell != ELEMENT}, "test/acc1")
     (dots,) = series(figure).values()
-    assert points(dots) == [(pytest.approx(100 * (compare(found[FINISHED], found[ELEMENT]).pairs.mean or 0)), 0)]
+    assert points(dots)[0] == pytest.approx((100 * (compare(found[FINISHED], found[ELEMENT]).pairs.mean or 0), 0))
+    assert len(points(dots)) == 1
     assert [text.get_text() for text in axes_of(figure).get_yticklabels()] == ["DropKey decreasing 0.3"]
     assert without is None
 

@@ -63,6 +63,20 @@ def best_of(rows: Iterable[Row], selection_metric: str) -> list[Choice]:
     return _best({cell: replace(cell, ratio=0.0) for cell in cells}, cells, selection_metric)
 
 
+def best_of_each_kind(rows: Iterable[Row], selection_metric: str) -> dict[str, Choice]:
+    """DropKey, attention dropout and none, each the best of all that was tried.
+
+    The choice is among cells without a remedy: attention dropout may not have been offered one.
+
+    Args:
+        rows: Of the table.
+        selection_metric: What the choice looks at.
+    """
+    cells = _values(rows, selection_metric)
+    plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
+    return {choice.cell.what: choice for choice in _best(plain, cells, selection_metric)}
+
+
 def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> list[Question]:
     """What the paper asks, as far as the table can answer: does it help, and which schedule, structure and remedy.
 
@@ -82,13 +96,10 @@ def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> lis
 
 
 def _kinds(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice, Choice]]:
-    """DropKey, attention dropout and none, each the best of all that was tried; then what each remedy changes.
-
-    The choice is among cells without a remedy: attention dropout may not have been offered one.
-    """
+    """DropKey, attention dropout and none against each other; then what each remedy changes."""
     cells = _values(rows, selection_metric)
     plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
-    best = {choice.cell.what: choice for choice in _best(plain, cells, selection_metric)}
+    best = best_of_each_kind(rows, selection_metric)
     for one, other in (("dropkey", "none"), ("dropkey", "attention_dropout"), ("attention_dropout", "none")):
         if one in best and other in best:
             yield best[one], best[other]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from rich.console import Console
 
 from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.grid import BASELINE, GRIDS, cells_of
@@ -29,6 +31,8 @@ from dropkey_cli.errors import InputError, did_you_mean
 from dropkey_cli.files import whole_file
 
 TABLE, RECORD = "ablation.csv", "recipe.json"
+WIDTH = 128
+"""Of the table where it goes into a file or pipe."""
 LISTS = ("what", "ratio", "schedule", "match_mean", "structure", "window_size", "remedy")
 NOT_OURS = {
     "--seed_everything": "give --seeds N for the seeds 0 … N - 1",
@@ -60,8 +64,7 @@ def ablate(words: list[str]) -> None:
     try:
         _run(missing, rows, folder)
     finally:
-        if rows:
-            _report(folder, rows, options.metric)
+        _report(folder, rows, options.metric)
 
 
 def _split(words: list[str]) -> tuple[Namespace, tuple[str, ...]]:
@@ -215,8 +218,20 @@ def _metric(rows: Iterable[Row], given: str | None) -> str:
 
 
 def _report(folder: Path, rows: list[Row], given: str | None) -> None:
+    """Say what came out, also when the ablation was stopped."""
     metric = _metric(rows, given)
-    print(folder, metric)
+    if not any(metric in row.metrics for row in rows):
+        return
+    from dropkey_cli.ablation.attention import draw_attention_of
+    from dropkey_cli.ablation.figures import draw_figures
+    from dropkey_cli.ablation.summary import write_summary
+
+    selection = f"val/{metric.partition('/')[2]}"
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(write_summary(folder, rows, metric=metric, selection_metric=selection))
+    pictures = [*draw_figures(folder, rows, metric), *draw_attention_of(folder, rows, selection)]
+    names = dict.fromkeys(path.stem for path in pictures)
+    print(f"written     {folder}: {TABLE}, summary.md, summary.csv{''.join(f', {name}.png' for name in names)}")
 
 
 def _print_plan(options: Namespace, cells: list[Cell], folder: Path, total: int, left: int, slots: int) -> None:

@@ -8,6 +8,7 @@ from jsonargparse.typing import PositiveInt
 from dropkey_cli.commands.own_options import OwnOption
 
 SHAPES = list[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]] | None
+GRID_NAMES = ("quick", "paper", "full")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -59,9 +60,9 @@ TOOLS = {
     ),
     "ablate": Tool(
         "[--grid GRID] [--seeds N] [OPTIONS of dropkey fit]",
-        "Does DropKey help here, and with which ratio? Trains the same recipe, the OPTIONS of dropkey fit, over a grid of "
-        "settings and several seeds, and compares every setting with training without dropping, seed by seed. Stopped, or "
-        "given more seeds, the same command goes on and trains only what is missing.",
+        "Does DropKey help here, and with which ratio? Trains the same recipe, the OPTIONS of dropkey fit (dropkey fit --help "
+        "lists them), over a grid of settings and several seeds, and compares every setting with training without dropping, "
+        "seed by seed. Stopped, or given more seeds, the same command goes on and trains only what is missing.",
         (
             _option("name", str, "ablation", "Folder of the ablation, under runs/.", "ablate"),
             _option(

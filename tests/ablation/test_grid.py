@@ -4,6 +4,7 @@ import pytest
 
 from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.grid import GRIDS, cells_of
+from dropkey_cli.commands.tool_options import GRID_NAMES
 from dropkey_cli.errors import InputError
 
 
@@ -32,6 +33,7 @@ def test_what_means_nothing_is_left_out_and_every_cell_is_there_once() -> None:
     ("name", "count"), {"quick": 5, "paper": 1 + 3 + 9 + 2 + 1 + 2, "full": 1 + 4 + 9 + 2 + 3 + 4 + 1}.items()
 )
 def test_named_grids_have_the_cells_that_a_hand_count_gives(name: str, count: int) -> None:
+    assert tuple(GRIDS) == GRID_NAMES
     cells = cells_of(GRIDS[name], source=name)
     assert len(cells) == len({cell.name for cell in cells}) == count
 

@@ -25,7 +25,7 @@ from dropkey_cli.commands.command_line import check_words, configs_first, unders
 from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.commands.early_errors import check_early
 from dropkey_cli.commands.own_options import flags_spelled_out
-from dropkey_cli.commands.tool_options import TOOLS
+from dropkey_cli.commands.tool_options import NOT_FOR_ABLATE, TOOLS
 from dropkey_cli.commands.yaml_text import load_yaml
 from dropkey_cli.errors import InputError, did_you_mean
 from dropkey_cli.files import whole_file
@@ -34,12 +34,6 @@ TABLE, RECORD = "ablation.csv", "recipe.json"
 WIDTH = 128
 """Of the table where it goes into a file or pipe."""
 LISTS = ("what", "ratio", "schedule", "match_mean", "structure", "window_size", "remedy")
-NOT_OURS = {
-    "--seed_everything": "give --seeds N for the seeds 0 … N - 1",
-    "--resume": "the same command again goes on with an ablation",
-    "--ckpt_path": "an ablation starts every training anew",
-    "--print_config": "give it to dropkey fit",
-}
 
 
 def ablate(words: list[str]) -> None:
@@ -74,8 +68,8 @@ def _split(words: list[str]) -> tuple[Namespace, tuple[str, ...]]:
         parser.add_argument(f"--{option.name}", nargs="?", const="true" if option.type is bool else "")
     known, rest = parser.parse_known_args(words)
     for word in rest:
-        if (name := word.partition("=")[0]) in NOT_OURS:
-            raise InputError(f"{name} is no option of ablate: {NOT_OURS[name]}")
+        if (name := word.partition("=")[0].removeprefix("--")) in NOT_FOR_ABLATE:
+            raise InputError(f"--{name} is no option of ablate: {NOT_FOR_ABLATE[name]}")
     given = [f"--{name}={value}" for name, value in vars(known).items() if value is not None]
     options = tool_parser("ablate").parse_args(given)
     recipe = configs_first(flags_spelled_out("fit", rest))

@@ -11,7 +11,7 @@ from dropkey_cli.checkpoints import RUNS
 from dropkey_cli.commands.option_list import SECTIONS, Option, sections, tool_options
 from dropkey_cli.commands.own_options import LOGGERS
 from dropkey_cli.commands.recipes import recipes
-from dropkey_cli.commands.tool_options import GRID_NAMES, TOOLS
+from dropkey_cli.commands.tool_options import GRID_NAMES, NOT_FOR_ABLATE, TOOLS
 from dropkey_cli.errors import InputError, did_you_mean
 
 SCRIPTS = {
@@ -108,7 +108,7 @@ def _options(command: str, before: list[str], trainer_commands: list[str]) -> li
     command = "fit" if command == "benchmark" and "--fit" in before else command
     if command == "ablate":
         own = tool_options(command)
-        taken = {option.name for option in own}
+        taken = {option.name for option in own} | {*NOT_FOR_ABLATE}
         return [*own, *(one for one in _options("fit", before, trainer_commands) if one.name not in taken)]
     if command in TOOLS:
         return tool_options(command)

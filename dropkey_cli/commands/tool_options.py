@@ -9,6 +9,13 @@ from dropkey_cli.commands.own_options import OwnOption
 
 SHAPES = list[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]] | None
 GRID_NAMES = ("quick", "paper", "full")
+NOT_FOR_ABLATE = {
+    "seed_everything": "give --seeds N for the seeds 0 … N - 1",
+    "resume": "the same command again goes on with an ablation",
+    "ckpt_path": "an ablation starts every training anew",
+    "print_config": "give it to dropkey fit",
+}
+"""Options of fit that ablate refuses, and what to do instead."""
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 

@@ -56,7 +56,7 @@ def ablate(words: list[str]) -> None:
     _print_plan(options, cells, folder, len(trainings), len(missing), slots)
     missing = {replace(training, slots=min(slots, len(missing))): wanted for training, wanted in missing.items()}
     try:
-        _run(missing, rows, folder)
+        _run(missing, rows, folder, options.metric)
     finally:
         _report(folder, rows, options.metric)
 
@@ -145,18 +145,16 @@ def _kept(folder: Path, recipe: tuple[str, ...]) -> list[Row]:
     """
     configs = [word for before, word in zip(("", *recipe), recipe, strict=False) if before == "--config"]
     ours = {"options": list(recipe), "configs": {path: Path(path).read_text(encoding="utf-8") for path in configs}}
-    record = folder / RECORD
-    if not record.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(record, "w", encoding="utf-8") as file:
-            json.dump(ours, file, indent=1)
-    elif json.loads(record.read_text(encoding="utf-8")) != ours:
+    record, table = folder / RECORD, folder / TABLE
+    if table.is_file() and json.loads(record.read_text(encoding="utf-8")) != ours:
         raise InputError(f"{folder} holds an ablation of another recipe (see {record}): give another --name, or that recipe")
-    table = folder / TABLE
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(record, "w", encoding="utf-8") as file:
+        json.dump(ours, file, indent=1)
     return read_rows(table) if table.is_file() else []
 
 
-def _run(missing: dict[Training, list[Cell]], rows: list[Row], folder: Path) -> None:
+def _run(missing: dict[Training, list[Cell]], rows: list[Row], folder: Path, metric: str | None) -> None:
     """Train, and keep the table up to date."""
     spent: list[float] = []
     jobs = list(missing)
@@ -171,7 +169,7 @@ def _run(missing: dict[Training, list[Cell]], rows: list[Row], folder: Path) -> 
             write_rows(folder / TABLE, rows)
             spent.append(ended.seconds)
             left = (len(jobs) - len(spent)) * sum(spent) / len(spent) / ended.job.slots
-            print(f"[{len(spent)}/{len(jobs)}] {_line(ended, new[0])} · {_duration(left)} left", flush=True)
+            print(f"[{len(spent)}/{len(jobs)}] {_line(ended, new[0], metric)} · {_duration(left)} left", flush=True)
 
 
 def _result(ended: Ended[Training]) -> dict[str, Any]:
@@ -185,11 +183,11 @@ def _result(ended: Ended[Training]) -> dict[str, Any]:
     return {"error": f"its process ended {how} (see {ended.job.folder / 'log.txt'})"}
 
 
-def _line(ended: Ended[Training], row: Row) -> str:
+def _line(ended: Ended[Training], row: Row, given: str | None) -> str:
     what = f"{ended.job.cell.name} seed {ended.job.seed}"
     if row.error:
         return f"{what} failed: {row.error}"
-    metric = _metric([row], None)
+    metric = _metric([row], given)
     return f"{what}: {metric} {row.metrics[metric]:.4f} · {_duration(ended.seconds)}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dropkey_cli.ablation.cells import Cell
-from dropkey_cli.ablation.results import read_rows
+from dropkey_cli.ablation.results import Row, read_rows, write_rows
 from tests.commands import forks
 from tests.commands.conftest import QUICKSTART, Dropkey
 
@@ -88,5 +88,6 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
 
 def test_the_folder_of_another_recipe_is_refused(dropkey: Dropkey, refused: Callable[..., str]) -> None:
     FOLDER.mkdir(parents=True)
+    write_rows(FOLDER / "ablation.csv", [Row(Cell(), 0, {"test/acc1": 0.5})])
     (FOLDER / "recipe.json").write_text('{"options": [], "configs": {}}')
     assert "runs/ablation holds an ablation of another recipe" in refused("ablate", *RECIPE)

@@ -42,7 +42,7 @@ class Finishing(Callback):
     def plan_lines(self) -> list[tuple[str, str]]:
         """What a user should know before training, as (name, text)."""
         assert self._trainer is not None, "setup comes first"
-        length = f"{100 * self.length:g}% of the run" if self.length < 1 else spelled_epochs(self.length)
+        length = f"{100 * self.length:g}% of the run" if self.length < 1 else spelled_epochs(self.length).removeprefix("1 ")
         first, total = first_step(self._trainer, self.length), self._trainer.estimated_stepping_batches
         rate = "by the schedule" if self.lr is None else f"{self.lr:g}"
         best = "" if self._trainer.limit_val_batches == 0 else "; best.ckpt may be from before it, last.ckpt is from its end"

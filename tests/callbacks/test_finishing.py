@@ -265,7 +265,8 @@ def test_data_without_a_length_take_a_share() -> None:
     ("length", "lr", "validates", "said"),
     [
         (0.25, None, False, "25% of the run (from step 6 of 8) without DropKey, learning rate by the schedule"),
-        (1.0, 0.07, False, "1 epoch (from step 4 of 8) without DropKey, learning rate 0.07"),
+        (2.0, 0.07, False, "2 epochs (from step 4 of 12) without DropKey, learning rate 0.07"),
+        (1.0, 0.07, False, "epoch (from step 4 of 8) without DropKey, learning rate 0.07"),
         (
             0.5,
             1e-5,
@@ -282,5 +283,5 @@ def test_the_plan_says_it(length: float, lr: float | None, validates: bool, said
 
     told: list[tuple[str, str]] = []
     finishing = Finishing(length, lr)
-    fit(Task(), Plan(), finishing, max_epochs=2, limit_val_batches=int(validates))
+    fit(Task(), Plan(), finishing, max_epochs=3 if length == 2 else 2, limit_val_batches=int(validates))
     assert told == [("finish", f"the last {said}")]

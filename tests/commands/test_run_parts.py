@@ -130,19 +130,23 @@ def test_a_run_that_finishes_without_dropkey_says_so_and_draws_no_masks_there(dr
     outcome = dropkey(*SHORT_FIT, "--finish_without_dropkey=1", "--finish_lr=1e-4", "--model.layer_decay=0.5", "--report=false")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    span = "the last 1 epoch (from step 4 of 8) without DropKey, learning rate 0.0001"
+    span = "the last epoch (from step 4 of 8) without DropKey, learning rate 0.0001"
     assert f"finish      {span}; best.ckpt may be from before it, last.ckpt is from its end" in lines
     begins = "step 4: from here on without DropKey, at learning rate 0.0001 (--finish_without_dropkey)"
     assert lines.count(begins) == 1
     run = Path("runs/quickstart/version_0")
     assert begins in (run / "run.log").read_text()
     assert "warning" not in (run / "run.log").read_text()
-    rows = list(csv.DictReader((run / "drop_ratio.csv").open()))
+    rows = list(csv.DictReader((run / "drop_ratio.csv").read_text().splitlines()))
     for row in rows:
         acts = int(row["step"]) < 4 and row["layer"] != "blocks.5.attn"
         assert (float(row["configured"]) > 0, int(row["draws"]) > 0) == (acts, acts), row
     assert {row["step"] for row in rows} == {"1", "3", "5", "7"}
-    rates = {row["step"]: row["train/lr"] for row in csv.DictReader((run / "metrics.csv").open()) if row["train/lr"]}
+    rates = {
+        row["step"]: row["train/lr"]
+        for row in csv.DictReader((run / "metrics.csv").read_text().splitlines())
+        if row["train/lr"]
+    }
     assert float(rates["3"]) > 1e-4
     assert (float(rates["5"]), float(rates["7"])) == (1e-4, 1e-4)
     assert " lr 0.0001 " in next(line for line in lines if line.startswith("epoch 2/2"))

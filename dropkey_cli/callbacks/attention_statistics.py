@@ -38,10 +38,12 @@ class AttentionStatistics(Callback):
 
     Args:
         folder: Where the file goes, with ``attention.png`` at the end; None writes neither.
+        drawn: Whether there is a picture.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, drawn: bool = True) -> None:
         self.folder = folder
+        self.drawn = drawn
         self._sums: dict[str, Tensor] = {}
         self._found: list[AttentionRow] = []
         self._measuring = ExitStack()
@@ -168,7 +170,7 @@ class AttentionStatistics(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         rows = None if self.folder is None else self.folder / "attention.csv"
-        if rows is not None and trainer.is_global_zero and rows.is_file():
+        if self.drawn and rows is not None and trainer.is_global_zero and rows.is_file():
             from dropkey_cli.report.attention_figure import draw_attention  # matplotlib takes a second
 
             draw_attention(rows, rows.with_suffix(".png"))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 EVERY = ("fit", "validate", "test", "predict")
@@ -53,6 +53,20 @@ OWN_OPTIONS = (
         PositiveInt | None,
         None,
         "Validations without a new best after which fit ends (early stopping); there is one per epoch.",
+        ("fit",),
+    ),
+    OwnOption(
+        "finish_without_dropkey",
+        float | None,
+        None,
+        "Train the end of fit without DropKey: a share of the steps, e.g. 0.1, or a whole number of epochs, 1 or more.",
+        ("fit",),
+    ),
+    OwnOption(
+        "finish_lr",
+        PositiveFloat | None,
+        None,
+        "Constant learning rate of that end (default: the schedule goes on); layer-wise decay still applies.",
         ("fit",),
     ),
     OwnOption(

@@ -41,6 +41,7 @@ from dropkey_cli.commands.run_parts import (
     as_list,
     evaluation_callbacks,
     fill_image_options,
+    finishing,
     first_callbacks,
     fit_callbacks,
     loggers,
@@ -199,11 +200,12 @@ class RunCLI(LightningCLI):
         if self.command == "fit":
             validates, resumed = config.get("limit_val_batches") != 0, self.resumed is not None
             recipe = recipe_callbacks(options, validates=validates, resumed=resumed)
+            finish = finishing(options)
             logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, options, recipe)]
             seed = yaml.safe_load(self.asked)["seed_everything"]
-            config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
+            config["callbacks"] = [*first_callbacks(seed), *finish, *as_list(config.get("callbacks"))]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":

@@ -14,6 +14,7 @@ from dropkey_cli.callbacks.attention_statistics import AttentionStatistics
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finishing import Finishing
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.learning_rate import LearningRate
 from dropkey_cli.callbacks.pace import Pace
@@ -81,6 +82,26 @@ def first_callbacks(seed: int | Literal[False]) -> list[Callback]:
     return [LoggedSteps(), BatchSeeds(secrets.randbits(62) if seed is False else int(seed))]
 
 
+def finishing(options: Namespace) -> list[Callback]:
+    """What ends a training run without DropKey, if anything does; before a user's callbacks, which may log its learning rate.
+
+    Args:
+        options: Those of fit, its classes instantiated.
+
+    Raises:
+        InputError: If there is nothing to end without, or only its learning rate is given.
+    """
+    length, lr = options.finish_without_dropkey, options.finish_lr
+    if length is None:
+        if lr is not None:
+            raise InputError(f"--finish_lr {lr:g} is that of --finish_without_dropkey: give that too, or leave both out")
+        return []
+    if getattr(options.model, "dropkey", None) is None:
+        reason = f"{type(options.model).__name__} trains without DropKey from the start (--model.dropkey)"
+        raise InputError(f"--finish_without_dropkey {length}: {reason}: leave it out")
+    return [Finishing(float(length), None if lr is None else float(lr))]
+
+
 def fit_callbacks(folder: Path | None, asked: str, options: Namespace) -> list[Callback]:
     """What watches and records every training run.
 
@@ -90,7 +111,7 @@ def fit_callbacks(folder: Path | None, asked: str, options: Namespace) -> list[C
         options: Those of fit.
     """
     watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(options.on_nonfinite_loss), SteadyBuckets()]
-    attention = [AttentionStatistics(folder)] if options.attention else []
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
     return [RunRecord(folder, asked), RunPlan(folder), *watching, *attention]
 
 
@@ -102,7 +123,7 @@ def evaluation_callbacks(command: str, options: Namespace) -> list[Callback]:
         options: Its options.
     """
     folder, of_run = report_folder(command, Path(options.ckpt_path))
-    attention = [AttentionStatistics(folder)] if options.attention else []
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
     return [*([Report(folder, run=of_run)] if options.report else []), *attention]
 
 

@@ -31,6 +31,9 @@ class Digits(ImageData):
         image_size: Height and width that the model sees, in pixels.
         degrees: A training image is turned by up to this angle, either way.
         translate: A training image is moved by up to this share of its side, in each direction.
+        max_train_images: Train on only so many of the training images: of each class its share, at least one, and always the
+            same ones. Those of a smaller number are among those of a larger one; the images of validation and test stay the
+            same. null takes all.
         batch_size: Images per step and device.
         num_workers: Processes that load images; the digits are in memory, so 0 is fastest.
     """
@@ -42,10 +45,11 @@ class Digits(ImageData):
         image_size: int = 8,
         degrees: float = 10.0,
         translate: float = 0.125,
+        max_train_images: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers, max_train_images=max_train_images)
         self.class_names = [str(digit) for digit in range(10)]
         self.image_size = image_size
         self.degrees = degrees
@@ -61,12 +65,17 @@ class Digits(ImageData):
         digits = load_digits()
         labels: list[int] = digits.target.tolist()
         preprocessing = self.preprocessing
-        train = self._train_transform(preprocessing)
+        transform = self._train_transform(preprocessing)
         names = [f"digits/{position:04d}" for position in range(len(labels))]
-        for split, positions in stratified_split(names, labels, HELD_OUT, seed=0).items():
+        parts = stratified_split(names, labels, HELD_OUT, seed=0)
+        if self.max_train_images is not None:
+            train = parts["train"]
+            chosen = self.choose_train_images([names[p] for p in train], [labels[p] for p in train], seed=0)
+            parts["train"] = [train[place] for place in chosen]
+        for split, positions in parts.items():
             self.splits[split] = ImageDataset(
                 [Sample(names[position], labels[position]) for position in positions],
-                train if split == "train" else eval_transform(preprocessing),
+                transform if split == "train" else eval_transform(preprocessing),
                 image_size=preprocessing.image_size,
                 read=[to_image(digits.images[position]) for position in positions].__getitem__,
             )
@@ -77,6 +86,8 @@ class Digits(ImageData):
                 f"degrees is {self.degrees!r} and translate {self.translate!r}; expected an angle of 0 or more and a "
                 "share in [0, 1]; give e.g. --data.degrees 10 --data.translate 0.125"
             )
+        if not self.degrees and not self.translate:
+            return eval_transform(preprocessing)
         shift = RandomAffine(self.degrees, translate=(self.translate, self.translate), interpolation=InterpolationMode.BILINEAR)
         return cast(Transform, Compose([shift, eval_transform(preprocessing)]))
 

@@ -57,6 +57,10 @@ class ImageFiles(ImageSource):
         """
         if "train" in samples:
             samples = samples | self._hold_out(samples["train"], self.shares_to_hold_out([*samples]), base)
+        if "train" in samples and self.max_train_images is not None:
+            pool = samples["train"]
+            chosen = self.choose_train_images(_names(pool, base), _strata(pool), seed=self.split_seed)
+            samples["train"] = [pool[position] for position in chosen]
         self.split_note = " ".join(filter(None, (self.split_note, missing_note(samples, class_names)))) or None
         self.class_names = class_names
         self.splits = self.datasets(samples)
@@ -102,8 +106,7 @@ class ImageFiles(ImageSource):
     def _hold_out(self, pool: list[Sample], shares: dict[str, float], base: str) -> dict[str, list[Sample]]:
         if not shares:
             return {"train": pool}
-        names = [_relative(sample.path, base).replace(os.sep, "/") for sample in pool]
-        parts = stratified_split(names, _strata(pool), shares, seed=self.split_seed)
+        parts = stratified_split(_names(pool, base), _strata(pool), shares, seed=self.split_seed)
         held = " and ".join(f"{len(parts[split])} for {split} ({share:.0%})" for split, share in shares.items())
         self.split_note = f"Of {len(pool)} images, {held} are held out of training (split_seed {self.split_seed})."
         return {split: [pool[position] for position in positions] for split, positions in parts.items()}
@@ -113,6 +116,11 @@ def _strata(pool: list[Sample]) -> list[int]:
     """The class that each image is split by: its own or, of several, the rarest; -1 where it has none."""
     counts = Counter(label for sample in pool for label in classes_of(sample))
     return [min(classes_of(sample), key=lambda label: (counts[label], label), default=-1) for sample in pool]
+
+
+def _names(pool: list[Sample], base: str) -> list[str]:
+    """The paths from a folder on, the same on every system."""
+    return [_relative(sample.path, base).replace(os.sep, "/") for sample in pool]
 
 
 def _relative(path: str, base: str) -> str:

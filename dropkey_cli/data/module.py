@@ -12,6 +12,7 @@ from dropkey_cli.data.dataset import NO_LABEL, Batch, Example, ImageDataset, Sam
 from dropkey_cli.data.loading import EvalSampler, TrainSampler, leave_signals_to_the_run, process_of, run_seed
 from dropkey_cli.data.paths import STDIN, paths_of
 from dropkey_cli.data.preprocessing import Preprocessing, eval_transform
+from dropkey_cli.data.split import stratified_subset
 from dropkey_cli.errors import InputError
 
 
@@ -30,12 +31,21 @@ class ImageData(LightningDataModule):
         batch_size: Images per step and device.
         num_workers: Processes that load images; by default one per usable core, at most 8. 0 needs no extra process.
         repeats: How often an epoch uses an image, each time augmented anew.
+        max_train_images: How many of the training images are used; None for all.
     """
 
     remedy = "put images in {}/"
     multi_label = False
 
-    def __init__(self, *, root: str | None, batch_size: int, num_workers: int | None, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        batch_size: int,
+        num_workers: int | None,
+        repeats: int = 1,
+        max_train_images: int | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}; expected 1 or more; give e.g. --data.batch_size 64")
@@ -43,8 +53,14 @@ class ImageData(LightningDataModule):
             raise InputError(f"num_workers is {num_workers!r}; expected 0 or more; give e.g. --data.num_workers 4")
         if repeats < 1:
             raise InputError(f"repeats is {repeats!r}; expected 1 or more; give e.g. --data.repeats 1")
+        if max_train_images is not None and max_train_images < 1:
+            raise InputError(
+                f"max_train_images is {max_train_images!r}; expected 1 or more, or null for all; "
+                "give e.g. --data.max_train_images 500"
+            )
         self.root = root
         self.repeats = repeats
+        self.max_train_images = max_train_images
         self.batch_size = batch_size
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.class_names: list[str] = []
@@ -81,6 +97,26 @@ class ImageData(LightningDataModule):
         size = f"{image.image_size} × {image.image_size}"
         channels = "" if image.channels == 3 else f"{image.channels} channel(s), "
         return [*lines, ("images", f"{size} pixels, {channels}{image.interpolation}, mean {mean}, std {std}")]
+
+    def choose_train_images(self, names: Sequence[str], strata: Sequence[int], *, seed: int) -> list[int]:
+        """Positions of the training images that ``max_train_images`` leaves; the note on the split says how many.
+
+        Args:
+            names: The names of the training images, which decide.
+            strata: The class that each is chosen by.
+            seed: Another number gives another choice.
+        """
+        count, total, num_classes = self.max_train_images, len(names), len(set(strata))
+        assert count is not None, "whoever has no such number takes all"
+        if count < num_classes:
+            raise InputError(
+                f"max_train_images is {count!r}; expected at least {num_classes}, one image of each class; "
+                f"give e.g. --data.max_train_images {num_classes}, or null for all {total}"
+            )
+        text = f"{count} of" if count < total else "All"
+        note = f"{text} {total} training images are used (max_train_images {count})."
+        self.split_note = f"{self.split_note} {note}" if self.split_note else note
+        return stratified_subset(names, strata, count, seed=seed)
 
     def train_dataloader(self) -> DataLoader[Example]:
         """The training images, shuffled anew in every epoch; the last batch may be smaller."""

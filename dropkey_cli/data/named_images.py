@@ -128,6 +128,11 @@ class NamedImages(ImageFiles):
     def _stream(self, found: StreamedSet, names: list[str], class_names: list[str]) -> None:
         if self.repeats > 1:
             raise InputError(f"repeats is {self.repeats!r}; expected 1 for a stream; give --data.repeats 1, or hfds/")
+        if self.max_train_images is not None:
+            raise InputError(
+                f"max_train_images is {self.max_train_images!r}; expected null for a stream, whose classes are not known "
+                "before it is read; leave --data.max_train_images out, or give hfds/"
+            )
         labels: dict[int | str, int] = {}
         for number, label in self._relabelled([*range(len(names))], names, class_names).items():
             labels[number] = labels[names[number]] = label

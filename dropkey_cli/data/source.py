@@ -28,6 +28,9 @@ class ImageSource(ImageData):
         crop_mode: What evaluation does with an image that is not square: center, squash or border.
         repeats: How often an epoch uses an image, augmented anew each time; it is as long as ever, with so much fewer images
             (repeated augmentation, arXiv:1902.05509).
+        max_train_images: Train on only so many of the training images: of each class its share, at least one, and always the
+            same by their file names (and split_seed). Those of a smaller number are among those of a larger one; the images of
+            validation and test stay the same. null takes all.
         on_error: What an image that cannot be read does: raise ends the run with its name; skip leaves it out, of training
             and of metrics, names it and counts it.
         batch_size: Images per step and device.
@@ -46,12 +49,19 @@ class ImageSource(ImageData):
         crop_pct: float | None = None,
         crop_mode: str | None = None,
         repeats: int = 1,
+        max_train_images: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         batch_size: int = 64,
         num_workers: int | None = None,
         **augmentation: Any,  # noqa: ANN401 - those of Augmentation
     ) -> None:
-        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers, repeats=repeats)
+        super().__init__(
+            root=root,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            repeats=repeats,
+            max_train_images=max_train_images,
+        )
         self.channels = channels
         self.image_size = image_size
         self.mean = mean

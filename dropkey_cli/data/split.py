@@ -1,7 +1,7 @@
 """Splits a data set class by class, so that every part has images of every class."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 
@@ -34,6 +34,31 @@ def stratified_split(
             rest = rest[num_held:]
         parts["train"] += rest
     return {name: sorted(part) for name, part in parts.items()}
+
+
+def stratified_subset(names: Sequence[str], labels: Sequence[Hashable], count: int, *, seed: int) -> list[int]:
+    """Positions of some of the items, in proportion to the classes (Sainte-Laguë), and at least one of each class.
+
+    The items of a smaller count are among those of a larger one. Within its class, a hash of its name gives each item its
+    turn, as in `stratified_split`.
+
+    Args:
+        names: A name of each item that stays the same, such as its relative path.
+        labels: The class of each item.
+        count: How many items, at least as many as there are classes; beyond their number, all.
+        seed: Another number gives another choice.
+
+    Returns:
+        Sorted positions.
+    """
+    sizes, taken = Counter(labels), Counter[Hashable]()
+    turns: list[tuple[bool, float, int]] = []
+    for position in sorted(range(len(names)), key=lambda position: _place(seed, names[position])):
+        label = labels[position]
+        turns.append((taken[label] > 0, (taken[label] + 0.5) / sizes[label], position))
+        taken[label] += 1
+    turns.sort(key=lambda turn: turn[:2])  # stable: where classes are equal, the hash decides
+    return sorted(position for *_, position in turns[:count])
 
 
 def _place(seed: int, name: str) -> bytes:

@@ -94,6 +94,7 @@ def test_check_and_fit_refuse_the_same_arrays(dropkey: Dropkey, refused: Refused
         (["--data.color_jitter=x"], "data.color_jitter 'x' is not valid: expected a number or a list"),
         (["--data.hflip=null"], "data.hflip is null; expected a number; give --data.hflip, or leave it out"),
         (["--data.hflipp=0"], "unknown option --data.hflipp; did you mean '--data.hflip' or"),
+        (["--data.max_train_images=1"], "max_train_images is 1; expected at least 2, one image of each class; give e.g."),
         (["--data.repeats=0"], "repeats is 0; expected 1 or more; give e.g. --data.repeats 1"),
         (["--data.train_crop_mode=rcc"], "data.train_crop_mode 'rcc' is not valid: expected rrc, rkrc, rkrr, pad"),
         (["--data.channels=2"], "no images in the class folders of 'data'; expected ROOT/train/CLASS/*.npy"),
@@ -106,14 +107,17 @@ def test_what_cannot_work_is_one_line(words: list[str], message: str, refused: R
 
 
 @pytest.mark.parametrize("repeats", [pytest.param(2, marks=forked)])
-def test_a_run_with_repeats_and_auto_augment_goes_on_bit_for_bit(repeats: int, tmp_path: Path) -> None:
+def test_a_run_with_repeats_auto_augment_and_fewer_images_goes_on_bit_for_bit(repeats: int, tmp_path: Path) -> None:
     digits(tmp_path / "data", 1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     augmented = ("--data.auto_augment=rand-m9-mstd0.5-inc1", "--data.train_crop_mode=pad", f"--data.repeats={repeats}")
-    fit = ("fit", *SMALL, f"--data.root={tmp_path / 'data'}", *augmented, "--data.batch_size=4", "--checkpoint_minutes=0.0001")
+    few = ("--data.max_train_images=17", "--data.batch_size=4", "--checkpoint_minutes=0.0001")
+    fit = ("fit", *SMALL, f"--data.root={tmp_path / 'data'}", *augmented, *few)
     for folder in (whole, parts):
         folder.mkdir()
     assert run(fit, whole) == 0, log(whole)
+    assert " 17 of 20 training images are used (max_train_images 17)." in log(whole)
+    assert "10 optimizer steps" in log(whole)
     assert run(fit, parts, prepare=signal_itself(signal.SIGTERM, batch=7)) == 143, log(parts)
     assert run(RESUME, parts) == 0, log(parts)
     assert_same_run(parts, whole)

@@ -94,3 +94,33 @@ def test_prediction_takes_files_at_the_size_of_the_digits(tmp_path: Path) -> Non
 def test_impossible_augmentation() -> None:
     with pytest.raises(InputError, match=r"degrees is -1.0 and translate 0.125; expected an angle of 0 or more"):
         Digits(degrees=-1.0).setup("fit")
+
+
+def test_fewer_training_images_are_nested_and_leave_the_others_alone(digits: Digits) -> None:
+    def few(count: int) -> Digits:
+        data = Digits(degrees=0.0, translate=0.0, max_train_images=count)
+        data.setup("fit")
+        return data
+
+    half, quarter = few(500), few(250)
+    assert half.split_note == "500 of 1079 training images are used (max_train_images 500)."
+    train = digits.splits["train"]
+    np.testing.assert_allclose(half.splits["train"].class_counts(10), np.array(train.class_counts(10)) * 500 / 1079, atol=1)
+    assert set(quarter.splits["train"].samples) < set(half.splits["train"].samples) < set(train.samples)
+    for index in (0, 7):  # each has its own scan
+        scan = load_digits().images[positions(half, "train")[index]]
+        np.testing.assert_allclose(half.splits["train"][index]["image"][0] / 255, scan / 16, atol=0.5 / 255 + 1e-6)
+    for split in ("val", "test"):
+        assert half.splits[split].samples == digits.splits[split].samples
+    everything = few(5000)
+    assert everything.splits["train"].samples == train.samples
+    assert everything.split_note == "All 1079 training images are used (max_train_images 5000)."
+
+
+def test_fewer_training_images_than_classes() -> None:
+    with pytest.raises(
+        InputError, match=r"max_train_images is 9; expected at least 10, one image of each class; .* 10, or null"
+    ):
+        Digits(max_train_images=9).setup("fit")
+    with pytest.raises(InputError, match="max_train_images is 0; expected 1 or more, or null for all"):
+        Digits(max_train_images=0)

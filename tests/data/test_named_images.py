@@ -84,9 +84,10 @@ def test_a_split_that_is_not_there_is_held_out(tmp_path: Path) -> None:
         assert load_image(held.read(place)).tobytes() == load_image(source.read(number)).tobytes()
 
 
+@pytest.mark.parametrize("options", [{}, {"max_train_images": 20}])
 @pytest.mark.parametrize("splits", [("",), ("train", "test")])
 def test_numbered_classes_and_held_out_images_are_the_same_from_folder_table_and_tar(
-    splits: tuple[str, ...], tmp_path: Path
+    splits: tuple[str, ...], options: dict[str, Any], tmp_path: Path
 ) -> None:
     photos, rows = tmp_path / "photos", ["path,label,split"]
     for split in splits:
@@ -99,9 +100,10 @@ def test_numbered_classes_and_held_out_images_are_the_same_from_folder_table_and
     (photos / "labels.csv").write_text("\n".join(rows))
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(photos, "photos")
-    folders = fitted(str(photos), ImageFolder)
+    folders = fitted(str(photos), ImageFolder, **options)
+    assert len(folders.splits["train"]) == options.get("max_train_images", 44)
     assert folders.class_names == [str(number) for number in range(1, 12)]
-    for other in (fitted(f"{photos}/labels.csv", ImageTable), fitted(f"{tmp_path}/photos.tar")):
+    for other in (fitted(f"{photos}/labels.csv", ImageTable, **options), fitted(f"{tmp_path}/photos.tar", **options)):
         assert other.class_names == folders.class_names
         assert other.splits.keys() == folders.splits.keys()
         for split, dataset in folders.splits.items():

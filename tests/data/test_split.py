@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dropkey_cli.data.split import stratified_split
+from dropkey_cli.data.split import stratified_split, stratified_subset
 
 LABELS = ["a"] * 50 + ["b"] * 20 + ["c"] * 3
 
@@ -50,3 +50,37 @@ def test_an_added_item_moves_at_most_one_other_per_part() -> None:
     for part in ("val", "test"):
         kept = {names[position] for position in before[part]} & {["new.png", *names[::-1]][p] for p in after[part]}
         assert len(kept) >= len(before[part]) - 1
+
+
+def subset(labels: list[str], count: int, *, seed: int = 0) -> list[int]:
+    return stratified_subset([f"{label}/{position}" for position, label in enumerate(labels)], labels, count, seed=seed)
+
+
+def test_a_subset_has_its_share_of_every_class_and_one_at_least() -> None:
+    # Sainte-Laguë by hand after one each: 50/3, 50/5, 50/7, 20/3, 50/9, 50/11, 20/5 are the seven largest quotients
+    assert Counter(LABELS[i] for i in subset(LABELS, 10)) == {"a": 6, "b": 3, "c": 1}
+    for count in range(10, 80):
+        chosen = subset(LABELS, count)
+        assert len(chosen) == min(count, 73)
+        assert chosen == sorted(set(chosen))
+        counts = Counter(LABELS[i] for i in chosen)
+        for label, size in (("a", 50), ("b", 20), ("c", 3)):
+            assert counts[label] >= 1
+            assert abs(counts[label] - size * len(chosen) / 73) < 1  # the quota
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one() -> None:
+    for count in range(3, 73):
+        assert set(subset(LABELS, count)) < set(subset(LABELS, count + 1))
+
+
+def test_a_subset_goes_by_names_and_seed_alone() -> None:
+    names = [f"{number}.png" for number in range(60)]
+    labels = [number % 2 for number in range(60)]
+    first = stratified_subset(names, labels, 20, seed=1)
+    back = stratified_subset(names[::-1], labels[::-1], 20, seed=1)
+    assert [59 - position for position in back[::-1]] == first
+    assert stratified_subset(names, labels, 20, seed=2) != first
+    assert [position // 2 for position in first if labels[position]] != [
+        position // 2 for position in first if not labels[position]
+    ]

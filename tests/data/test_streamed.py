@@ -201,6 +201,7 @@ def test_a_file_that_breaks_off_is_one_line(folder: Path) -> None:
     ("use", "message"),
     [
         (lambda folder: fitted(f"hfids/{folder}", repeats=3), "repeats is 3; expected 1 for a stream"),
+        (lambda folder: fitted(f"hfids/{folder}", max_train_images=9), "max_train_images is 9; expected null for a stream"),
         (
             lambda folder: fitted(f"hfids/{folder}", splits={"train": "train"}),
             r"has no split for val; .*--data.splits '\{train: \"train\[1000:\]\", val: \"train\[:1000\]\"\}'",

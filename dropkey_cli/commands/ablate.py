@@ -33,6 +33,8 @@ from dropkey_cli.files import whole_file
 TABLE, RECORD = "ablation.csv", "recipe.json"
 WIDTH = 128
 """Of the table where it goes into a file or pipe."""
+COMPARED = ("checkpoint", "mc_samples", "finish_without_dropkey", "finish_lr")
+"""Options that rows of one table must have in common."""
 LISTS = ("what", "ratio", "schedule", "match_mean", "structure", "window_size", "remedy")
 
 
@@ -49,7 +51,7 @@ def ablate(words: list[str]) -> None:
     options, recipe = _split(underscored(words))
     cells = _cells(options)
     folder = RUNS / options.name
-    rows = _kept(folder, recipe)
+    rows = _kept(folder, recipe, {name: options[name] for name in COMPARED})
     trainings = _trainings(options, recipe, cells)
     missing = _missing(trainings, rows)
     slots = options.jobs or torch.cuda.device_count() or _cores()
@@ -137,14 +139,15 @@ def _missing(trainings: dict[Training, list[Cell]], rows: list[Row]) -> dict[Tra
     return {training: wanted for training, wanted in left.items() if wanted}
 
 
-def _kept(folder: Path, recipe: tuple[str, ...]) -> list[Row]:
+def _kept(folder: Path, recipe: tuple[str, ...], compared: dict[str, Any]) -> list[Row]:
     """The rows of earlier calls; the folder is made ours.
 
     Raises:
         InputError: If it is that of another recipe.
     """
     configs = [word for before, word in zip(("", *recipe), recipe, strict=False) if before == "--config"]
-    ours = {"options": list(recipe), "configs": {path: Path(path).read_text(encoding="utf-8") for path in configs}}
+    texts = {path: Path(path).read_text(encoding="utf-8") for path in configs}
+    ours = {"options": list(recipe), "configs": texts, "compared": compared}
     record, table = folder / RECORD, folder / TABLE
     if table.is_file() and json.loads(record.read_text(encoding="utf-8")) != ours:
         raise InputError(f"{folder} holds an ablation of another recipe (see {record}): give another --name, or that recipe")

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from dropkey_cli.ablation import attention
 from dropkey_cli.ablation.attention import draw_attention_of
 from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.results import Row
+from dropkey_cli.report.attention_figure import attention_figure
 from dropkey_cli.report.attention_rows import AttentionRow, write_attention
 
 CELLS = {
@@ -35,13 +35,12 @@ def test_the_best_of_each_kind_are_drawn_averaged_over_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: str
 ) -> None:
     drawn: dict[str, float] = {}
-    original = attention.attention_figure
 
     def figure(tables: dict[str, list[AttentionRow]]) -> object:
         drawn.update({name: rows[0].entropy for name, rows in tables.items()})
-        return original(tables)
+        return attention_figure(tables)
 
-    monkeypatch.setattr(attention, "attention_figure", figure)
+    monkeypatch.setattr("dropkey_cli.ablation.attention.attention_figure", figure)
     assert draw_attention_of(tmp_path, measured(tmp_path, report=report), "val/acc1") == [tmp_path / "attention.png"]
     assert (tmp_path / "attention.png").stat().st_size > 1000
     assert drawn == pytest.approx({"none": 2.0, "attention dropout 0.3": 2.2, "DropKey decreasing 0.3": 2.2})

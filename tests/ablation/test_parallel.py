@@ -8,6 +8,11 @@ import pytest
 
 from dropkey_cli.ablation.parallel import Ended, run_jobs
 
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # Python 3.12 on: this process has threads
+]
+
 
 def work(job: tuple[Path, str], slot: int) -> None:
     """Leaves a file, and waits, fails or is killed, as the job says."""

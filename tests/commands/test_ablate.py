@@ -26,6 +26,8 @@ TINY = (
 )
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 on: this process has threads
 def test_a_grid_is_interrupted_goes_on_and_gives_what_single_commands_give(dropkey: Dropkey, tmp_path: Path) -> None:
     process = forks.start(TINY, tmp_path)
     forks.wait_for((FOLDER / CELL / "seed_0/version_0/checkpoints/last.ckpt").is_file)

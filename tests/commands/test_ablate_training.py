@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from dropkey_cli.ablation.cells import Cell
-from dropkey_cli.commands.ablate_training import Training, cell_words, rows_of
+from dropkey_cli.commands.ablate_training import Training, _take_share, cell_words, rows_of
 from dropkey_cli.commands.run import RunCLI, run
 from tests.commands.conftest import QUICKSTART
 
@@ -62,3 +64,37 @@ def test_one_training_answers_its_cell_and_that_of_monte_carlo() -> None:
     assert Path(rows[0].run) == Path("dropkey_increasing_mean_0.3_block2/seed_3/version_0")
     failed = rows_of(training, cells, {"error": "too hot"})
     assert [(row.metrics, row.error) for row in failed] == [({}, "too hot")] * 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "slots", "slot", "expected_gpus", "expected_cores"),
+    [
+        (8, None, 8, 3, "3", {3}),
+        (8, None, 4, 1, "2,3", {2, 3}),
+        (2, "5,7", 2, 1, "7", {4, 5, 6, 7}),
+        (1, None, 2, 1, "0", {4, 5, 6, 7}),  # two jobs on one GPU
+        (0, None, 3, 2, None, {4, 5}),
+        (2, None, 1, 0, "0,1", None),  # alone, it takes what there is
+    ],
+)
+def test_jobs_share_gpus_and_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    visible: str | None,
+    slots: int,
+    slot: int,
+    expected_gpus: str | None,
+    expected_cores: set[int] | None,
+) -> None:
+    taken: dict[str, object] = {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # what comes here is undone at the end
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: taken.update(threads=number))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: taken.update(cores=cores), raising=False)
+    _take_share(slot, slots)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected_gpus
+    assert taken.get("cores") == expected_cores
+    assert taken.get("threads") == (None if expected_cores is None else len(expected_cores))

@@ -25,11 +25,12 @@ OTHER_COMMANDS = {
     "models": "the networks there are, their weights, and how many of their layers take DropKey",
     "check": "what is wrong with a folder of images: unreadable files, images in two splits, conflicting labels",
     "inspect": "where a model attends and how much DropKey would drop there",
+    "ablate": "does DropKey help on your data, and with which ratio: a grid over several seeds, compared",
     "export": "a trained network for timm, ONNX or torch.export, checked as it is written",
     "benchmark": "what DropKey costs on this machine, in time and memory",
     "completion": "Tab completion for bash, zsh or fish",
 }
-HEAVY_COMMANDS = {"check", "inspect", "export", "benchmark"}
+HEAVY_COMMANDS = {"check", "inspect", "ablate", "export", "benchmark"}
 """Those that import torch; what they take stands in a table that does not."""
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 

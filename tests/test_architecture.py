@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "callbacks": {"errors", "files", "seeds", "method", "patching", "models", "data", "report"},
     "benchmark": {"errors", "method", "patching", "models"},
     "export": {"errors", "files", "checkpoints", "models", "data"},
-    "ablation": {"errors", "files", "report"},
+    "ablation": {"errors", "files", "method", "report"},
     "commands": {
         "errors",
         "files",

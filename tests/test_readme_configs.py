@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from dropkey_cli.cli import COMMANDS, OTHER_COMMANDS, main
-from dropkey_cli.commands import benchmark
+from dropkey_cli.commands import ablate, benchmark
 from dropkey_cli.commands.command_line import underscored
 from dropkey_cli.commands.config_errors import tool_parser
 from dropkey_cli.method.settings import DropKeySettings
@@ -74,6 +74,10 @@ def test_command_of_the_readme_is_one_that_parses(
     assert command in COMMANDS
     if command == "benchmark":  # which takes minutes
         assert benchmark._settings(tool_parser("benchmark").parse_args(words)).rounds > 0
+    elif command == "ablate":  # which takes longer
+        options, recipe = ablate._split(words)
+        assert len(ablate._cells(options)) > 3
+        assert parsed(capsys, "fit", *recipe)
     elif command == "export":  # which needs a checkpoint; test_readme_runs runs it
         assert tool_parser("export").parse_args(underscored(words)).output
     elif command in OTHER_COMMANDS:

@@ -18,8 +18,18 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     part.strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() for part in line.split("&&")
 ]
-# What installs, tests, needs docker, or measures for minutes; the benchmark has tests of its own
-NOT_HERE = ("python", "source", "pip", "docker", "mkdir", "-v", "dropkey benchmark", "dropkey fit --data.root /data")
+# What installs, tests, needs docker, or measures for minutes or an hour; benchmark and ablate have tests of their own
+NOT_HERE = (
+    "dropkey ablate --config digits_few_images",
+    "python",
+    "source",
+    "pip",
+    "docker",
+    "mkdir",
+    "-v",
+    "dropkey benchmark",
+    "dropkey fit --data.root /data",
+)
 SHORT = (
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=2",
@@ -57,8 +67,10 @@ def test_commands_run_one_after_another(tmp_path: Path) -> None:
     for line in run:
         program, *words = shlex.split(line)
         assert program == "dropkey", line
-        if words[0] == "fit":
+        if words[0] in ("fit", "ablate"):
             words += [*SHORT, *(() if "--resume" in words else ("--trainer.max_epochs=1", "--model.pretrained=false"))]
+        if words[0] == "ablate":
+            words += ["--seeds=1"]
         done = subprocess.run(
             [sys.executable, "-m", "dropkey_cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )

@@ -44,8 +44,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def _written(row: Row, names: list[str]) -> list[object]:
     cell = row.cell
     told = [cell.name, cell.what, f"{cell.ratio:g}", cell.schedule, str(cell.match_mean).lower(), cell.structure]
-    told += [cell.window_size or "", cell.remedy, row.seed]
-    measured = [repr(row.metrics[name]) if name in row.metrics else "" for name in names]
+    told += [str(cell.window_size or ""), cell.remedy, str(row.seed)]
+    measured = [f"{row.metrics[name]:.7g}" if name in row.metrics else "" for name in names]
     return [*told, *measured, f"{row.seconds:.1f}", row.run, row.error]
 
 

@@ -18,6 +18,15 @@ def gather(own: Found, trainer: Trainer) -> list[Found]:
     return gathered or []
 
 
+def gather_everywhere(own: Found) -> list[Found]:
+    """What each process has, by its number, in every process."""
+    if num_processes() == 1:
+        return [own]
+    gathered: list[Any] = [None] * num_processes()
+    dist.all_gather_object(gathered, own)
+    return gathered
+
+
 def anywhere(text: str) -> str:
     """The text of the first process that has one."""
     if num_processes() == 1:

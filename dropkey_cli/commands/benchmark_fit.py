@@ -208,7 +208,7 @@ class TimedFit(RunCLI):
             raise InputError("--trainer.fast_dev_run ends before there is anything to time: leave it out")
         window, interval = max(1, options.steps // 2), config["log_every_n_steps"] or 1
         self.times = StepTimes(options.warmup, -(-window // interval) * interval)  # whole intervals: a part of logging is rare
-        options.patience = None
+        options.patience = options.finish_without_dropkey = options.finish_lr = None
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         config["callbacks"] = [callback for callback in given if not isinstance(callback, EarlyStopping | Checkpoint)]

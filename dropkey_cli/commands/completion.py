@@ -11,7 +11,7 @@ from dropkey_cli.checkpoints import RUNS
 from dropkey_cli.commands.option_list import SECTIONS, Option, sections, tool_options
 from dropkey_cli.commands.own_options import LOGGERS
 from dropkey_cli.commands.recipes import recipes
-from dropkey_cli.commands.tool_options import TOOLS
+from dropkey_cli.commands.tool_options import GRID_NAMES, NOT_FOR_ABLATE, TOOLS
 from dropkey_cli.errors import InputError, did_you_mean
 
 SCRIPTS = {
@@ -106,6 +106,10 @@ def candidates(words: list[str], commands: list[str], trainer_commands: list[str
 def _options(command: str, before: list[str], trainer_commands: list[str]) -> list[Option]:
     """The options of a command, those of a class that is named before included."""
     command = "fit" if command == "benchmark" and "--fit" in before else command
+    if command == "ablate":
+        own = tool_options(command)
+        taken = {option.name for option in own} | {*NOT_FOR_ABLATE}
+        return [*own, *(one for one in _options("fit", before, trainer_commands) if one.name not in taken)]
     if command in TOOLS:
         return tool_options(command)
     if command not in trainer_commands:
@@ -136,6 +140,8 @@ def _values(command: str, option: str, typed: str, before: list[str], trainer_co
     if name in ("ckpt_path", "resume"):
         words = ["best", "last", *_runs()] if name == "ckpt_path" else ["last", *_runs()]
         return [*_beginning(typed, words), *([] if typed.startswith(f"{RUNS}") else _paths(typed, (".ckpt",)))]
+    if name == "grid":
+        return [*_beginning(typed, GRID_NAMES), *_paths(typed, (".yaml", ".yml"))]
     if name == "logger":
         return _beginning(typed, LOGGERS)
     if name in ("model.model_name", "model"):

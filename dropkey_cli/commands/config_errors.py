@@ -34,6 +34,7 @@ _NESTED = re.compile(r"^NestedArg\(key='[^']*', val=['\"]?(.*?)['\"]?\)$")
 _PLAIN_TYPES = {
     "NoneType": "null",
     "PositiveInt": "a whole number from 1",
+    "PositiveFloat": "a number above 0",
     "OpenUnitInterval": "a number between 0 and 1",
     "int": "a whole number",
     "float": "a number",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 EVERY = ("fit", "validate", "test", "predict")
@@ -56,6 +56,20 @@ OWN_OPTIONS = (
         ("fit",),
     ),
     OwnOption(
+        "finish_without_dropkey",
+        float | None,
+        None,
+        "Train the end of fit without DropKey: a share of the steps, e.g. 0.1, or a whole number of epochs, 1 or more.",
+        ("fit",),
+    ),
+    OwnOption(
+        "finish_lr",
+        PositiveFloat | None,
+        None,
+        "Constant learning rate of that end (default: the schedule goes on); layer-wise decay still applies.",
+        ("fit",),
+    ),
+    OwnOption(
         "logger",
         str | list[str] | None,
         None,
@@ -74,6 +88,13 @@ OWN_OPTIONS = (
         bool,
         True,
         "Write a report: curves, classes, mistakes, attention (report.html in the run folder); false writes none.",
+        ("fit", "validate", "test"),
+    ),
+    OwnOption(
+        "attention",
+        bool,
+        False,
+        "Measure each head's attention entropy and strongest key: attention.csv, and the means beside the other metrics.",
         ("fit", "validate", "test"),
     ),
     OwnOption(

@@ -49,7 +49,7 @@ def recipes() -> list[Recipe]:
     folder = next((place for place in _places() if place.is_dir()), None)
     if folder is None:
         return []
-    paths = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*/*.yaml"))
+    paths = sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")], key=lambda path: (_group(path, folder), path))
     return [Recipe(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
 
 
@@ -75,6 +75,11 @@ def missing_config(path: str) -> str:
     trouble = "is not a file" if os.path.isdir(path) else "does not exist"
     near = did_you_mean(Path(path).name.removesuffix(".yaml"), [recipe.name for recipe in recipes()])
     return f"--config {path!r} {trouble}: check the path{near or ', or give a recipe that dropkey configs lists'}"
+
+
+def _group(path: Path, folder: Path) -> int:
+    """Where a recipe is listed: those of the folder itself, then its sub-folders', overlays last."""
+    return 0 if path.parent == folder else 2 if path.parent.name == "overlays" else 1
 
 
 def _places() -> Iterator[Path]:

@@ -22,7 +22,7 @@ from dropkey_cli.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from dropkey_cli.callbacks.memory_advice import MemoryAdvice
 from dropkey_cli.callbacks.named_loggers import NamedLoggers, logger_names
 from dropkey_cli.callbacks.pace import FetchTimes
-from dropkey_cli.callbacks.report import Report, report_folder
+from dropkey_cli.callbacks.report import Report
 from dropkey_cli.callbacks.run_log import RunLog
 from dropkey_cli.callbacks.skipped_images import SkippedImages
 from dropkey_cli.callbacks.stop_signals import StopSignals
@@ -39,7 +39,9 @@ from dropkey_cli.commands.resume import record_job, typed
 from dropkey_cli.commands.run_parts import (
     add_own_options,
     as_list,
+    evaluation_callbacks,
     fill_image_options,
+    finishing,
     first_callbacks,
     fit_callbacks,
     loggers,
@@ -198,18 +200,18 @@ class RunCLI(LightningCLI):
         if self.command == "fit":
             validates, resumed = config.get("limit_val_batches") != 0, self.resumed is not None
             recipe = recipe_callbacks(options, validates=validates, resumed=resumed)
+            finish = finishing(options)
             logger_names(options.logger)  # before there is a folder
             self._keep_files(config, options)
             callbacks = [*callbacks, *self._fit_callbacks(config, options, recipe)]
             seed = yaml.safe_load(self.asked)["seed_everything"]
-            config["callbacks"] = [*first_callbacks(seed), *as_list(config.get("callbacks"))]
+            config["callbacks"] = [*first_callbacks(seed), *finish, *as_list(config.get("callbacks"))]
         else:
             config["logger"] = config.get("logger") or False
         if self.command == "predict":
             callbacks = [*callbacks, prediction_writer(options)]
-        elif self.command != "fit" and options.report and not config.get("fast_dev_run"):
-            folder, of_run = report_folder(self.command, Path(options.ckpt_path))
-            callbacks = [*callbacks, Report(folder, run=of_run)]
+        elif self.command != "fit" and not config.get("fast_dev_run"):
+            callbacks = [*callbacks, *evaluation_callbacks(self.command, options)]
         callbacks += [self.signals, SkippedImages(), self.memory]
         config["plugins"] = [*as_list(config.get("plugins")), DurableCheckpointIO()]
         asked = config.get("enable_progress_bar")
@@ -258,7 +260,7 @@ class RunCLI(LightningCLI):
 
     def _fit_callbacks(self, config: dict[str, Any], options: Namespace, recipe: list[Callback]) -> list[Callback]:
         self.log = RunLog(self.folder, self.typed)
-        callbacks = [self.log, *fit_callbacks(self.folder, self.asked, on_nonfinite_loss=options.on_nonfinite_loss)]
+        callbacks = [self.log, *fit_callbacks(self.folder, self.asked, options)]
         best = None
         if self.folder is not None:
             callbacks.append(NamedLoggers(logger_names(options.logger), self.folder, self.asked))

@@ -10,15 +10,18 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dropkey_cli.callbacks.attention_statistics import AttentionStatistics
 from dropkey_cli.callbacks.batch_seeds import BatchSeeds
 from dropkey_cli.callbacks.checkpoints import LoggedSteps
 from dropkey_cli.callbacks.drop_ratios import DropRatioMonitor
+from dropkey_cli.callbacks.finishing import Finishing
 from dropkey_cli.callbacks.finite_loss import FiniteLoss
 from dropkey_cli.callbacks.learning_rate import LearningRate
 from dropkey_cli.callbacks.pace import Pace
 from dropkey_cli.callbacks.patience import Patience
 from dropkey_cli.callbacks.predictions import PredictionWriter
 from dropkey_cli.callbacks.progress import EvaluationLines, ProgressBar, ProgressLines
+from dropkey_cli.callbacks.report import Report, report_folder
 from dropkey_cli.callbacks.run_plan import RunPlan
 from dropkey_cli.callbacks.run_record import RunRecord
 from dropkey_cli.callbacks.steady_buckets import SteadyBuckets
@@ -79,16 +82,49 @@ def first_callbacks(seed: int | Literal[False]) -> list[Callback]:
     return [LoggedSteps(), BatchSeeds(secrets.randbits(62) if seed is False else int(seed))]
 
 
-def fit_callbacks(folder: Path | None, asked: str, *, on_nonfinite_loss: Literal["stop", "skip"]) -> list[Callback]:
+def finishing(options: Namespace) -> list[Callback]:
+    """What ends a training run without DropKey, if anything does; before a user's callbacks, which may log its learning rate.
+
+    Args:
+        options: Those of fit, its classes instantiated.
+
+    Raises:
+        InputError: If there is nothing to end without, or only its learning rate is given.
+    """
+    length, lr = options.finish_without_dropkey, options.finish_lr
+    if length is None:
+        if lr is not None:
+            raise InputError(f"--finish_lr {lr:g} is that of --finish_without_dropkey: give that too, or leave both out")
+        return []
+    if getattr(options.model, "dropkey", None) is None:
+        reason = f"{type(options.model).__name__} trains without DropKey from the start (--model.dropkey)"
+        raise InputError(f"--finish_without_dropkey {length}: {reason}: leave it out")
+    return [Finishing(float(length), None if lr is None else float(lr))]
+
+
+def fit_callbacks(folder: Path | None, asked: str, options: Namespace) -> list[Callback]:
     """What watches and records every training run.
 
     Args:
         folder: The run's folder; None where nothing is kept.
         asked: The configuration as YAML.
-        on_nonfinite_loss: What a loss that is no number does.
+        options: Those of fit.
     """
-    watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(on_nonfinite_loss), SteadyBuckets()]
-    return [RunRecord(folder, asked), RunPlan(folder), *watching]
+    watching = [DropRatioMonitor(folder), LearningRate(), FiniteLoss(options.on_nonfinite_loss), SteadyBuckets()]
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
+    return [RunRecord(folder, asked), RunPlan(folder), *watching, *attention]
+
+
+def evaluation_callbacks(command: str, options: Namespace) -> list[Callback]:
+    """What writes the results of a validation or test.
+
+    Args:
+        command: validate or test.
+        options: Its options.
+    """
+    folder, of_run = report_folder(command, Path(options.ckpt_path))
+    attention = [AttentionStatistics(folder, drawn=options.report)] if options.attention else []
+    return [*([Report(folder, run=of_run)] if options.report else []), *attention]
 
 
 def recipe_callbacks(options: Namespace, *, validates: bool, resumed: bool) -> list[Callback]:

@@ -8,6 +8,14 @@ from jsonargparse.typing import PositiveInt
 from dropkey_cli.commands.own_options import OwnOption
 
 SHAPES = list[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]] | None
+GRID_NAMES = ("quick", "paper", "full")
+NOT_FOR_ABLATE = {
+    "seed_everything": "give --seeds N for the seeds 0 … N - 1",
+    "resume": "the same command again goes on with an ablation",
+    "ckpt_path": "an ablation starts every training anew",
+    "print_config": "give it to dropkey fit",
+}
+"""Options of fit that ablate refuses, and what to do instead."""
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -56,6 +64,39 @@ TOOLS = {
             _option("masks", str | None, None, "Also draw masks of three layers into this file, e.g. masks.png.", "inspect"),
         ),
         (("dropkey", "dropkey_cli.method.settings.DropKeySettings"),),
+    ),
+    "ablate": Tool(
+        "[--grid GRID] [--seeds N] [OPTIONS of dropkey fit]",
+        "Does DropKey help here, and with which ratio? Trains the same recipe, the OPTIONS of dropkey fit (dropkey fit --help "
+        "lists them), over a grid of settings and several seeds, and compares every setting with training without dropping, "
+        "seed by seed. Stopped, or given more seeds, the same command goes on and trains only what is missing.",
+        (
+            _option("name", str, "ablation", "Folder of the ablation, under runs/.", "ablate"),
+            _option(
+                "grid",
+                str | None,
+                None,
+                "quick (default), paper (what the paper varies) or full; or a YAML file, a list such as [{ratio: [0.1, 0.3]}].",
+                "ablate",
+            ),
+            _option(
+                "what", str | None, None, "In the place of --grid: none, attention_dropout, dropkey; with commas.", "ablate"
+            ),
+            _option("ratio", str | None, None, "Drop ratios, e.g. 0.1,0.3.", "ablate"),
+            _option("schedule", str | None, None, "decreasing, constant, increasing.", "ablate"),
+            _option("match_mean", str | None, None, "false, true, or both: schedules scaled to the mean ratio.", "ablate"),
+            _option("structure", str | None, None, "element, key, block, cross.", "ablate"),
+            _option("window_size", str | None, None, "Sides of the windows of block, in tokens.", "ablate"),
+            _option("remedy", str | None, None, "none, finish (without DropKey), monte_carlo.", "ablate"),
+            _option("seeds", PositiveInt, 5, "Number of seeds: 0, 1, …", "ablate"),
+            _option("jobs", PositiveInt | None, None, "Trainings at a time (default: one per GPU, or one per core).", "ablate"),
+            _option("checkpoint", Literal["last", "best"], "last", "The weights that are compared: last or best.", "ablate"),
+            _option("metric", str | None, None, "What is compared, e.g. balanced_acc or loss (default: acc1).", "ablate"),
+            _option("attention", bool, False, "Also measure every network's attention at inference: attention.png.", "ablate"),
+            _option("mc_samples", PositiveInt, 20, "Masks that the remedy monte_carlo averages over.", "ablate"),
+            _option("finish_without_dropkey", str, "0.1", "Share or epochs of the remedy finish, as for fit.", "ablate"),
+            _option("finish_lr", str | None, None, "Learning rate of the remedy finish, as for fit.", "ablate"),
+        ),
     ),
     "benchmark": Tool(
         "[--OPTION VALUE ...]",

@@ -86,8 +86,8 @@ class Digits(ImageData):
                 f"degrees is {self.degrees!r} and translate {self.translate!r}; expected an angle of 0 or more and a "
                 "share in [0, 1]; give e.g. --data.degrees 10 --data.translate 0.125"
             )
-        if self.degrees == self.translate == 0:
-            return eval_transform(preprocessing)  # a shift by nothing changes nothing, but takes half of the time
+        if not self.degrees and not self.translate:
+            return eval_transform(preprocessing)
         shift = RandomAffine(self.degrees, translate=(self.translate, self.translate), interpolation=InterpolationMode.BILINEAR)
         return cast(Transform, Compose([shift, eval_transform(preprocessing)]))
 

@@ -59,14 +59,17 @@ def curve_figures(curves: dict[str, Curve], best_step: int | None) -> Iterator[t
 
 
 def _stage(column: str) -> bool:
-    return column.startswith(("train/", "val/"))
+    return column.startswith(("train/", "val/")) and "/attention_" not in column
 
 
 _GROUPS: dict[str, Callable[[str], bool]] = {
     "loss": lambda column: _stage(column) and column.endswith("loss"),
-    "accuracy": lambda column: (column.startswith("val/") and not column.endswith("loss")) or column == "train/acc1",
+    "accuracy": lambda column: (
+        (_stage(column) and column.startswith("val/") and not column.endswith("loss")) or column == "train/acc1"
+    ),
     "learning rate": lambda column: column == "train/lr",
     "drop ratio (mean over layers)": lambda column: column == "drop_ratio/mean",
+    "entropy of attention (nats)": lambda column: column.endswith("/attention_entropy"),
 }
 """Name of a chart, and which columns it shows."""
 

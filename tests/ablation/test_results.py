@@ -15,7 +15,7 @@ CELLS = [
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = [Row(cell, seed, {"test/acc1": 1 / 3 + seed}, 1.5, f"runs/{seed}") for seed, cell in enumerate(CELLS)]
+    rows = [Row(cell, seed, {"test/acc1": 0.1234567 + seed / 8}, 1.5, f"runs/{seed}") for seed, cell in enumerate(CELLS)]
     rows.append(Row(CELLS[0], 7, error="out of memory, it says"))
     write_rows(tmp_path / "ablation.csv", rows)
     assert read_rows(tmp_path / "ablation.csv") == rows

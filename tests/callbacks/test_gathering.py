@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from dropkey_cli.callbacks.gathering import anywhere, gather, largest_anywhere, num_processes
+from dropkey_cli.callbacks.gathering import anywhere, gather, gather_everywhere, largest_anywhere, num_processes
 
 
 def trainer(world_size: int, *, first: bool) -> Any:  # noqa: ANN401 - the little of a trainer that is looked at
@@ -37,3 +37,13 @@ def test_the_first_text_of_several_processes_counts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
     assert anywhere("mine") == "mine"
     assert anywhere("") == "later"
+
+
+def test_all_processes_get_what_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_gather_object(gathered: list[Any], own: str) -> None:
+        gathered[:] = [own, "theirs"]
+
+    assert gather_everywhere("mine") == ["mine"]
+    monkeypatch.setattr("dropkey_cli.callbacks.gathering.num_processes", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
+    assert gather_everywhere("mine") == ["mine", "theirs"]

@@ -61,7 +61,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 EMA = "--trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.9}}]"
 RECIPE = [
-    "--ema=0.9", "--patience=9", "--trainer.val_check_interval=2",
+    "--ema=0.9", "--patience=9", "--trainer.val_check_interval=2", "--finish_without_dropkey=0.4", "--finish_lr=1e-3",
     "--model.schedule=plateau", "--model.schedule_args={patience: 0, decay_rate: 0.5}", "--model.warmup_share=0",
     "--model.optimizer=lamb", "--model.mixup=0.8", "--model.cutmix=1", "--model.mix_off_share=0.25",
     "--model.erase_probability=0.3", "--model.loss=bce", "--model.class_weights=balanced",

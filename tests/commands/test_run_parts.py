@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,10 +126,48 @@ def test_a_run_with_an_average_validates_saves_and_predicts_it_and_ends_early(dr
     assert [line for line in again.out.splitlines() if line.startswith(("epoch", "stopped"))] == [stopped]
 
 
+def test_a_run_that_finishes_without_dropkey_says_so_and_draws_no_masks_there(dropkey: Dropkey) -> None:
+    outcome = dropkey(*SHORT_FIT, "--finish_without_dropkey=1", "--finish_lr=1e-4", "--model.layer_decay=0.5", "--report=false")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    span = "the last epoch (from step 4 of 8) without DropKey, learning rate 0.0001"
+    assert f"finish      {span}; best.ckpt may be from before it, last.ckpt is from its end" in lines
+    begins = "step 4: from here on without DropKey, at learning rate 0.0001 (--finish_without_dropkey)"
+    assert lines.count(begins) == 1
+    run = Path("runs/quickstart/version_0")
+    assert begins in (run / "run.log").read_text()
+    assert "warning" not in (run / "run.log").read_text()
+    rows = list(csv.DictReader((run / "drop_ratio.csv").read_text().splitlines()))
+    for row in rows:
+        acts = int(row["step"]) < 4 and row["layer"] != "blocks.5.attn"
+        assert (float(row["configured"]) > 0, int(row["draws"]) > 0) == (acts, acts), row
+    assert {row["step"] for row in rows} == {"1", "3", "5", "7"}
+    rates = {
+        row["step"]: row["train/lr"]
+        for row in csv.DictReader((run / "metrics.csv").read_text().splitlines())
+        if row["train/lr"]
+    }
+    assert float(rates["3"]) > 1e-4
+    assert (float(rates["5"]), float(rates["7"])) == (1e-4, 1e-4)
+    assert " lr 0.0001 " in next(line for line in lines if line.startswith("epoch 2/2"))
+    groups = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert len({group["lr"] for group in groups}) == 8  # embedding, 6 blocks, classifier
+    assert [group["lr"] for group in groups] == [1e-4 * group["lr_scale"] for group in groups]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--ema=1.5"], "ema '1.5' is not valid: expected a number between 0 and 1 or null"),
+        (["--finish_without_dropkey=0"], "finish_without_dropkey is 0; expected a share of the training steps between 0 and 1"),
+        (["--finish_without_dropkey=1.5"], "finish_without_dropkey is 1.5; expected a share of the training steps"),
+        (["--finish_without_dropkey=2"], "finish_without_dropkey is 2 epochs, 8 steps, of a run of 8: give fewer"),
+        (["--finish_without_dropkey=0.1", "--finish_lr=0"], "finish_lr '0' is not valid: expected a number above 0 or null"),
+        (["--finish_lr=1e-4"], "--finish_lr 0.0001 is that of --finish_without_dropkey: give that too"),
+        (
+            ["--finish_without_dropkey=0.1", "--model.dropkey=null"],
+            "--finish_without_dropkey 0.1: Classification trains without DropKey from the start (--model.dropkey)",
+        ),
         (["--patience=0"], "patience '0' is not valid: expected a whole number from 1 or null"),
         (
             ["--patience=2", "--trainer.limit_val_batches=0"],

@@ -66,6 +66,16 @@ def test_processes_make_one_run_and_count_together(trained: Path) -> None:
     assert [int(row["dropped"]) for row in dropping] == [round(count) for count in counted]
 
 
+def test_processes_finish_without_dropkey_together(tmp_path: Path) -> None:
+    words = [*FIT, "--config", str(OVERLAYS / "ddp.yaml"), "--finish_without_dropkey=0.5", "--trainer.limit_val_batches=0"]
+    assert run_on(2, words, tmp_path) == [0, 0], log(tmp_path)
+    rows = read_csv(tmp_path / RUN / "drop_ratio.csv")
+    draws = [sum(int(row["draws"]) for row in rows if row["step"] == str(step)) for step in range(6)]
+    assert draws == [2 * 5 * 8 * 4 * 16 * 16] * 3 + [0] * 3  # processes, layers, images, heads, queries, keys
+    begins = "step 3: from here on without DropKey (--finish_without_dropkey)\n"
+    assert [log(tmp_path, rank).count(begins) for rank in (0, 1)] == [1, 0]
+
+
 def test_the_first_process_speaks_for_all(trained: Path) -> None:
     said = log(trained)
     written = (trained / RUN / "run.log").read_text(encoding="utf-8")

@@ -31,6 +31,25 @@ def test_a_run_without_a_column_has_no_chart_of_it(tmp_path: Path) -> None:
     assert len(figures["loss"].axes[0].lines) == 1
 
 
+def test_attention_has_a_chart_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    names = (
+        "val/acc1",
+        "val/attention_top_key",
+        "val/attention_entropy",
+        "train/attention_entropy",
+        "train/attention_entropy/a",
+    )
+    path.write_text(f"step,{','.join(names)}\n9,0.5,0.1,0.7,0.6,0.6\n")
+    charts = {
+        name: [line.get_label() for line in figure.axes[0].lines] for name, figure in curve_figures(read_curves(path), None)
+    }
+    assert charts == {
+        "accuracy": ["val/acc1"],
+        "entropy of attention (nats)": ["train/attention_entropy", "val/attention_entropy"],
+    }
+
+
 def test_long_runs_are_put_together(tmp_path: Path) -> None:
     steps = 5 * POINTS + 3
     path = write(tmp_path / "m.csv", *(f"0,{step},{step},,,,," for step in range(steps)))

@@ -1,0 +1,154 @@
+"""The fair choice of a ratio by one split, reported on another, and the paper's questions asked of what was chosen."""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from dropkey_cli.ablation.cells import Cell
+from dropkey_cli.ablation.results import Row
+from dropkey_cli.ablation.statistics import (
+    Comparison,
+    Outcome,
+    better_sign,
+    by_seed,
+    compare,
+    holm,
+    mean_of,
+    outcome,
+    present,
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of several cells.
+
+    Args:
+        cell: The chosen one.
+        candidates: How many had a value, itself included.
+        seeds: How many seeds decided: those that all candidates have.
+    """
+
+    cell: Cell
+    candidates: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of two chosen cells is better, on the seeds that both have?
+
+    Args:
+        first: Whose values count positive.
+        second: Whose values are subtracted.
+        comparison: By the reported metric.
+        adjusted_p: After Holm's correction for all questions.
+        outcome: Of the first.
+    """
+
+    first: Choice
+    second: Choice
+    comparison: Comparison
+    adjusted_p: float | None
+    outcome: Outcome
+
+
+def best_of(rows: Iterable[Row], selection_metric: str) -> list[Choice]:
+    """For each method (all but the ratio) the cell with the best mean; at a tie, the smaller ratio.
+
+    Args:
+        rows: Of the table; a method whose every training failed has no choice.
+        selection_metric: What the choice looks at, e.g. val/acc1; the metric that is reported should be another split's.
+    """
+    cells = _values(rows, selection_metric)
+    return _best({cell: replace(cell, ratio=0.0) for cell in cells}, cells, selection_metric)
+
+
+def best_of_each_kind(rows: Iterable[Row], selection_metric: str) -> dict[str, Choice]:
+    """DropKey, attention dropout and none, each the best of all that was tried.
+
+    The choice is among cells without a remedy: attention dropout may not have been offered one.
+
+    Args:
+        rows: Of the table.
+        selection_metric: What the choice looks at.
+    """
+    cells = _values(rows, selection_metric)
+    plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
+    return {choice.cell.what: choice for choice in _best(plain, cells, selection_metric)}
+
+
+def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> list[Question]:
+    """What the paper asks, as far as the table can answer: does it help, and which schedule, structure and remedy.
+
+    Args:
+        rows: Of the table.
+        metric: What is compared.
+        selection_metric: What chooses.
+    """
+    rows = list(rows)
+    found = _values(rows, metric)
+    pairs = [*_kinds(rows, selection_metric), *_variants(best_of(rows, selection_metric))]
+    comparisons = [compare(found.get(one.cell, {}), found.get(other.cell, {})) for one, other in pairs]
+    adjusted = holm([each.p for each in comparisons])
+    return [
+        Question(*pair, each, p, outcome(each, p, metric)) for pair, each, p in zip(pairs, comparisons, adjusted, strict=True)
+    ]
+
+
+def _kinds(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice, Choice]]:
+    """DropKey, attention dropout and none against each other; then what each remedy changes."""
+    cells = _values(rows, selection_metric)
+    plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
+    best = best_of_each_kind(rows, selection_metric)
+    for one, other in (("dropkey", "none"), ("dropkey", "attention_dropout"), ("attention_dropout", "none")):
+        if one in best and other in best:
+            yield best[one], best[other]
+    for remedy in dict.fromkeys(cell.remedy for cell in cells if cell.remedy != "none"):
+        offered = {cell: what for cell, what in plain.items() if replace(cell, remedy=remedy) in cells}
+        for choice in _best(offered, cells, selection_metric):
+            yield replace(choice, cell=replace(choice.cell, remedy=remedy)), choice
+
+
+def _variants(choices: list[Choice]) -> Iterator[tuple[Choice, Choice]]:
+    """The paper's schedule against the others, and its structure against the others, each at its own best ratio."""
+    plain = {
+        replace(choice.cell, ratio=0.0): choice
+        for choice in choices
+        if choice.cell.what == "dropkey" and choice.cell.remedy == "none"
+    }
+    elements = {cell: choice for cell, choice in plain.items() if cell.structure == "element"}
+    decreasing = Cell("dropkey", schedule="decreasing", structure="element")
+    for cell, choice in elements.items():
+        if decreasing in elements and cell != decreasing:
+            yield elements[decreasing], choice
+    for cell, choice in plain.items():
+        element = replace(cell, structure="element", window_size=None)
+        if element in elements and cell != element:
+            yield elements[element], choice
+
+
+def _values(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:
+    """By cell and seed; cells without a value are left out."""
+    cells = {cell: present(values) for cell, values in by_seed(rows, metric).items()}
+    return {cell: values for cell, values in cells.items() if values}
+
+
+def _best(groups: Mapping[Cell, Hashable], values: Mapping[Cell, dict[int, float]], metric: str) -> list[Choice]:
+    members: dict[Hashable, list[Cell]] = {}
+    for cell, group in groups.items():
+        members.setdefault(group, []).append(cell)
+    return [_chosen({cell: values[cell] for cell in cells}, better_sign(metric) or 1) for cells in members.values()]
+
+
+def _chosen(candidates: dict[Cell, dict[int, float]], sign: int) -> Choice:
+    """By the seeds that all candidates have, so that none gains by failing on a hard one; else by each one's own."""
+    shared = set.intersection(*(set(values) for values in candidates.values()))
+
+    def rank(cell: Cell) -> tuple[float, float]:
+        values = candidates[cell]
+        mean = mean_of(values[seed] for seed in shared or values).mean
+        assert mean is not None
+        return round(sign * mean, 6), -cell.ratio  # means of the same accuracies differ in their last digits
+
+    best = max(candidates, key=rank)
+    return Choice(best, len(candidates), len(shared or candidates[best]))

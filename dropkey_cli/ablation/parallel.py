@@ -6,9 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -71,7 +72,16 @@ def run_jobs(
 def _lead(work: Callable[[Job, int], None], job: Job, slot: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
+    Thread(target=_end_with_parent, daemon=True).start()
     work(job, slot)
+
+
+def _end_with_parent() -> None:
+    """End this process as if asked to, once the one that started it is gone, even by kill -9: nobody reads its result."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(processes: list[BaseProcess]) -> None:

@@ -27,7 +27,7 @@ from dropkey_cli.commands.early_errors import check_early
 from dropkey_cli.commands.own_options import flags_spelled_out
 from dropkey_cli.commands.tool_options import NOT_FOR_ABLATE, TOOLS
 from dropkey_cli.commands.yaml_text import load_yaml
-from dropkey_cli.errors import InputError, did_you_mean
+from dropkey_cli.errors import InputError, RunError, did_you_mean
 from dropkey_cli.files import whole_file
 
 TABLE, RECORD = "ablation.csv", "recipe.json"
@@ -46,6 +46,7 @@ def ablate(words: list[str]) -> None:
 
     Raises:
         InputError: If an option is wrong, the folder is that of another ablation, or the recipe is refused.
+        RunError: If a training failed; the others have been run.
     """
     check_words(words)
     options, recipe = _split(underscored(words))
@@ -61,6 +62,11 @@ def ablate(words: list[str]) -> None:
         _run(missing, rows, folder, options.metric)
     finally:
         _report(folder, rows, options.metric)
+    asked = {(cell, training.seed) for training, wanted in missing.items() for cell in wanted}
+    if failed := [row for row in rows if row.error and (row.cell, row.seed) in asked]:
+        raise RunError(
+            f"{len(failed)} of {len(asked)} results are missing (see {folder / TABLE}): the same command tries again"
+        )
 
 
 def _split(words: list[str]) -> tuple[Namespace, tuple[str, ...]]:
@@ -149,7 +155,8 @@ def _kept(folder: Path, recipe: tuple[str, ...], compared: dict[str, Any]) -> li
     texts = {path: Path(path).read_text(encoding="utf-8") for path in configs}
     ours = {"options": list(recipe), "configs": texts, "compared": compared}
     record, table = folder / RECORD, folder / TABLE
-    if table.is_file() and json.loads(record.read_text(encoding="utf-8")) != ours:
+    begun = table.is_file() or any(folder.glob("*/seed_*/version_*"))  # a run that was stopped is gone on with, too
+    if begun and (not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != ours):
         raise InputError(f"{folder} holds an ablation of another recipe (see {record}): give another --name, or that recipe")
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(record, "w", encoding="utf-8") as file:

@@ -122,10 +122,12 @@ def _train(training: Training) -> tuple[Path, dict[str, dict[str, float]]]:
     unfinished = max(training.folder.glob("version_*/checkpoints/last.ckpt"), default=None)
     words = [*training.words, *cell_words(training.cell, training.finish)]
     words += [f"--seed_everything={training.seed}", f"--name={training.run_name}"]
+    resumed = None  # not the newest run of a SLURM job that was started again: that is another cell's
     if unfinished is not None:
         words = [f"--resume={unfinished.parent.parent}", *words]
     _be_fit(words)
-    words, resumed = resumed_run("fit", words)
+    if unfinished is not None:
+        words, resumed = resumed_run("fit", words)
     kept: list[RunCLI] = []
     run("fit", words, resumed=resumed, cli=lambda *given: kept.append(RunCLI(*given)))
     if dist.is_initialized():  # what comes now is for one process

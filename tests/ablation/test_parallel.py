@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -69,3 +70,21 @@ def test_sigterm_ends_the_jobs_and_then_this_process_with_143(tmp_path: Path) ->
         next(running)
     assert (tmp_path / "saved").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_jobs_are_asked_to_save_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = "import sys; from pathlib import Path; from dropkey_cli.ablation.parallel import run_jobs\n"
+    program += "from tests.ablation.test_parallel import work\n"
+    program += "list(run_jobs(work, [(Path(sys.argv[1]), 'wait')], num_slots=1, preload=[]))"
+    parent = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", program, str(tmp_path)])
+    _wait_for(tmp_path / "ready")
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    _wait_for(tmp_path / "saved")
+
+
+def _wait_for(file: Path) -> None:
+    limit = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < limit, file
+        time.sleep(0.01)

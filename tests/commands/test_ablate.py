@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from dropkey_cli.ablation.cells import Cell
+from dropkey_cli.ablation.parallel import Ended
 from dropkey_cli.ablation.results import Row, read_rows, write_rows
+from dropkey_cli.commands import ablate as ablate_module
 from tests.commands import forks
 from tests.commands.conftest import QUICKSTART, Dropkey
 
@@ -93,3 +95,17 @@ def test_the_folder_of_another_recipe_is_refused(dropkey: Dropkey, refused: Call
     write_rows(FOLDER / "ablation.csv", [Row(Cell(), 0, {"test/acc1": 0.5})])
     (FOLDER / "recipe.json").write_text('{"options": [], "configs": {}}')
     assert "runs/ablation holds an ablation of another recipe" in refused("ablate", *RECIPE)
+
+
+def test_a_stopped_training_is_not_gone_on_with_under_another_recipe(refused: Callable[..., str]) -> None:
+    (FOLDER / "none/seed_0/version_0").mkdir(parents=True)  # stopped before the first row
+    (FOLDER / "recipe.json").write_text('{"options": [], "configs": {}}')
+    assert "runs/ablation holds an ablation of another recipe" in refused("ablate", *RECIPE)
+
+
+def test_results_that_are_missing_are_said_with_exit_code_1(dropkey: Dropkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = lambda work, jobs, **_: (Ended(job, -9, 1.0) for job in jobs)  # noqa: E731
+    monkeypatch.setattr(ablate_module, "run_jobs", killed)
+    outcome = dropkey("ablate", *RECIPE, "--what=none", "--ratio=0.3", "--seeds=1", "--jobs=1")
+    assert outcome.code == 1
+    assert "1 of 1 results are missing (see runs/ablation/ablation.csv): the same command tries again" in outcome.err

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dropkey_cli.ablation.cells import Cell
-from dropkey_cli.commands.ablate_training import Training, _take_share, cell_words, rows_of
+from dropkey_cli.commands.ablate_training import Training, _take_share, _train, cell_words, rows_of
 from dropkey_cli.commands.run import RunCLI, run
 from tests.commands.conftest import QUICKSTART
 
@@ -64,6 +64,28 @@ def test_one_training_answers_its_cell_and_that_of_monte_carlo() -> None:
     assert Path(rows[0].run) == Path("dropkey_increasing_mean_0.3_block2/seed_3/version_0")
     failed = rows_of(training, cells, {"error": "too hot"})
     assert [(row.metrics, row.error) for row in failed] == [({}, "too hot")] * 2
+
+
+def test_a_job_that_slurm_started_again_does_not_take_another_cells_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def parsed(command: str, words: list[str], resumed: Path | None, cli: object) -> None:
+        raise Parsed(words, resumed)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    checkpoints = Path("runs/ablation/none/seed_0/version_0/checkpoints")
+    checkpoints.mkdir(parents=True)
+    for file in (checkpoints / "last.ckpt", checkpoints.parent / "config.yaml"):
+        file.touch()
+    (checkpoints.parent / "slurm_job").write_text("7")
+    monkeypatch.setattr("dropkey_cli.commands.run.run", parsed)
+    monkeypatch.setattr("dropkey_cli.commands.ablate_training._be_fit", lambda words: None)
+    for seed, expected in ((0, checkpoints.parent), (1, None)):
+        with pytest.raises(Parsed) as told:
+            _train(Training(Cell(), seed, "ablation", ()))
+        assert told.value.args[1] == expected
 
 
 @pytest.mark.parametrize(

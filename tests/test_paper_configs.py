@@ -17,6 +17,7 @@ from torch import nn
 from dropkey_cli.cli import main
 from dropkey_cli.commands.recipes import find_recipe, recipes
 from dropkey_cli.errors import InputError
+from dropkey_cli.method.schedule import layer_ratios
 from dropkey_cli.method.settings import DropKeySettings
 from dropkey_cli.models.factory import create_model
 from dropkey_cli.patching.apply import apply_dropkey
@@ -91,12 +92,17 @@ def built(options: Any) -> nn.Module:  # noqa: ANN401 - YAML
         )
 
 
-def planned_ratios(options: Any) -> dict[str, float]:  # noqa: ANN401 - YAML
+def settings_of(options: Any, **changed: Any) -> DropKeySettings:  # noqa: ANN401 - YAML
+    """A recipe's DropKey."""
+    return DropKeySettings(**{**options["model"]["init_args"]["dropkey"], **changed})
+
+
+def planned_ratios(name: str, **changed: Any) -> dict[str, float]:  # noqa: ANN401 - any settings
     """The ratio of each layer with DropKey, in order."""
-    size = options["data"]["init_args"]["image_size"]
+    size = parsed(name)["data"]["init_args"]["image_size"]
     images = torch.empty(2, 3, size, size, device="meta")
-    settings = DropKeySettings(**options["model"]["init_args"]["dropkey"])
-    return {layer.name: layer.ratio for layer in apply_dropkey(built(options), settings, example_inputs=(images,)).layers}
+    plan = apply_dropkey(built(parsed(name)), settings_of(parsed(name), **changed), example_inputs=(images,))
+    return {layer.name: layer.ratio for layer in plan.layers}
 
 
 def test_the_group_is_listed_together_and_found_by_name() -> None:
@@ -112,7 +118,7 @@ def test_the_group_is_listed_together_and_found_by_name() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dropkey_acts_in_the_layers_counted_by_hand(name: str) -> None:
-    planned = planned_ratios(parsed(name))
+    planned = planned_ratios(name)
     assert [*planned] == PUBLISHED[name].blocks
     ratios = [*planned.values()]
     assert ratios[0] == pytest.approx(RATIOS[name])
@@ -146,6 +152,7 @@ def test_head_has_the_images_per_step_and_says_that_nothing_was_trained(name: st
     assert found is not None
     devices, batch_size, times, total = (int((number or "1").replace(",", "")) for number in found.groups())
     assert devices * batch_size * times == total == PUBLISHED[name].images_per_step
+    assert options["trainer"]["devices"] == ("auto" if name.startswith("imagenet") else devices)  # CIFAR's step on any machine
     assert options["data"]["init_args"]["batch_size"] == batch_size
     assert options["trainer"]["accumulate_grad_batches"] == times
     if name.startswith("imagenet"):  # one GPU does the same step as all of them
@@ -167,7 +174,7 @@ def test_the_other_schedules_and_cifar100_are_one_option_away(name: str) -> None
         line = f"fit --config configs/paper/{name}.yaml --data.download true --model.dropkey.schedule {schedule}"
         assert line in head(CONFIGS[name])
         options = parsed(name, "--model.dropkey.schedule", schedule, "--data.root=torch/cifar100")
-        ratios = [*planned_ratios(options).values()]
+        ratios = layer_ratios(settings_of(options), len(PUBLISHED[name].blocks))
         assert (ratios[0], ratios[-1]) == pytest.approx(expected)
         assert options["data"]["init_args"]["root"] == "torch/cifar100"
 
@@ -178,6 +185,8 @@ def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
     assert float(rate) == RATIOS[name]  # where the paper's table has ratios, both were best at the same
     options = parsed(name, "--model.dropkey=null", f"--model.model_args={{attn_drop_rate: {rate}}}")
     assert options["model"]["init_args"]["dropkey"] is None
+    if name.endswith(("_19", "_d2")):
+        return  # the network's twin is looked into
     network = built(options)
     for layer in PUBLISHED[name].blocks:
         assert network.get_submodule(f"{layer}.attn_drop").p == float(rate)
@@ -192,7 +201,7 @@ def test_attention_dropout_to_compare_with_is_one_line_away(name: str) -> None:
 )
 def test_what_makes_or_shifts_tokens_without_keys_cannot_be_included(name: str, pattern: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        planned_ratios(parsed(name, f"--model.dropkey.include=[{pattern}]"))
+        planned_ratios(name, include=[pattern])
 
 
 @pytest.fixture

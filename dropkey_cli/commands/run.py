@@ -285,15 +285,15 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("timm.scheduler.cosine_lr").setLevel(logging.ERROR)  # that one step has no schedule
-    notes = (
+    for note in (
         "could not find the monitored key",
         "does not have many workers",
         "number of training batches",
         "callbacks used to create",
         "sharding model layers",
-    )
-    of_metrics = "before the ``update`` method"  # where a process has no image that can be read
-    for note in (*notes, of_metrics):
+        "before the ``update`` method",  # where a process has no image that can be read
+        "Grad strides do not match bucket view",  # of depthwise convolutions, where either means the same memory
+    ):
         warnings.filterwarnings("ignore", f".*{note}.*")
     warnings.filterwarnings("ignore", "(?s).*Unable to serialize instance")  # see UNWRITABLE
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")

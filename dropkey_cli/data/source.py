@@ -29,8 +29,8 @@ class ImageSource(ImageData):
         repeats: How often an epoch uses an image, augmented anew each time; it is as long as ever, with so much fewer images
             (repeated augmentation, arXiv:1902.05509).
         max_train_images: Train on only so many of the training images: of each class its share, at least one, and always the
-            same by their file names (and split_seed). Those of a smaller number are among those of a larger one; the images of
-            validation and test stay the same. null takes all.
+            same by their file names (and split_seed); an image of several classes goes by its rarest. Those of a smaller
+            number are among those of a larger one; the images of validation and test stay the same. null takes all.
         on_error: What an image that cannot be read does: raise ends the run with its name; skip leaves it out, of training
             and of metrics, names it and counts it.
         batch_size: Images per step and device.

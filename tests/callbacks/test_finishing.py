@@ -117,7 +117,7 @@ def fit(
     ],
 )
 def test_the_last_batches_are_bitwise_those_of_the_plain_network(
-    length: float, options: dict[str, int], batches: int, first: int
+    length: float, options: dict[str, Any], batches: int, first: int
 ) -> None:
     task = Task()
     fit(task, Finishing(length), **options)  # type: ignore[arg-type]  # the trainer's

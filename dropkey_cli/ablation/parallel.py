@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -86,6 +87,8 @@ def _end_with_parent() -> None:
 
 def _end(processes: list[BaseProcess]) -> None:
     """Ask them to save and end; kill those that don't, also if somebody asks again."""
+    if processes:
+        print(f"waiting until {len(processes)} jobs have saved; Ctrl-C again does not wait", file=sys.stderr, flush=True)
     for process in processes:
         process.terminate()
     limit = time.monotonic() + SECONDS_TO_SAVE

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -177,6 +178,8 @@ def _run(missing: dict[Training, list[Cell]], rows: list[Row], folder: Path, met
             new = rows_of(ended.job, missing[ended.job], result)
             rows[:] = [row for row in rows if (row.cell, row.seed) not in {(each.cell, each.seed) for each in new}] + new
             write_rows(folder / TABLE, rows)
+            if not new[0].error:  # one that failed, or was evaluated for nobody, is gone on with
+                shutil.rmtree(folder / new[0].run / "checkpoints", ignore_errors=True)
             spent.append(ended.seconds)
             left = (len(jobs) - len(spent)) * sum(spent) / len(spent) / ended.job.slots
             print(f"[{len(spent)}/{len(jobs)}] {_line(ended, new[0], metric)} · {_duration(left)} left", flush=True)
@@ -245,6 +248,7 @@ def _print_plan(options: Namespace, cells: list[Cell], folder: Path, total: int,
         f"compared    the {options.checkpoint} weights of each; those of one seed share initial weights and the images' order"
     )
     print(f"folder      {folder}; the same command again goes on where this one was stopped")
+    print(f"progress    a line per training that has ended; {folder}/CELL/seed_N/log.txt of those that run")
     print(f"to train    {left}, {min(slots, left)} at a time; {total - left} are there already", flush=True)
 
 

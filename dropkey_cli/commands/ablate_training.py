@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -75,7 +74,7 @@ def cell_words(cell: Cell, finish: tuple[str, ...] = ()) -> list[str]:
 
 
 def train(training: Training, slot: int) -> None:
-    """Train, or go on with what was interrupted; evaluate; leave the result in the folder, and no checkpoints.
+    """Train, or go on with what was interrupted; evaluate; leave the result in the folder.
 
     Args:
         training: What to do.
@@ -119,7 +118,8 @@ def _train(training: Training) -> tuple[Path, dict[str, dict[str, float]]]:
     from dropkey_cli.commands.resume import resumed_run
     from dropkey_cli.commands.run import RunCLI, run
 
-    unfinished = max(training.folder.glob("version_*/checkpoints/last.ckpt"), default=None)
+    checkpoints = training.folder.glob("version_*/checkpoints/last.ckpt")
+    unfinished = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     words = [*training.words, *cell_words(training.cell, training.finish)]
     words += [f"--seed_everything={training.seed}", f"--name={training.run_name}"]
     resumed = None  # not the newest run of a SLURM job that was started again: that is another cell's
@@ -138,7 +138,6 @@ def _train(training: Training) -> tuple[Path, dict[str, dict[str, float]]]:
     evaluations = {"none": _evaluate(training, folder, f"--attention={str(training.attention).lower()}")}
     if training.mc_samples:
         evaluations["monte_carlo"] = _evaluate(training, folder, f"--mc_samples={training.mc_samples}")
-    shutil.rmtree(folder / "checkpoints")
     return folder, evaluations
 
 

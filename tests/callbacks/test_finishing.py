@@ -120,7 +120,7 @@ def test_the_last_batches_are_bitwise_those_of_the_plain_network(
     length: float, options: dict[str, Any], batches: int, first: int
 ) -> None:
     task = Task()
-    fit(task, Finishing(length), **options)  # type: ignore[arg-type]  # the trainer's
+    fit(task, Finishing(length), **options)
     assert task.plain == [False] * first + [True] * (batches - first)
     [state] = task.dropkey_plan.states
     assert state.counts[1] == first * DRAWS

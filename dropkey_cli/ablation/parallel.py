@@ -12,9 +12,11 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import FrameType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 SECONDS_TO_SAVE = 60.0
+MOMENT = 0.5
+"""Seconds after which a signal is seen."""
 Job = TypeVar("Job")
 
 
@@ -53,19 +55,21 @@ def run_jobs(
         context.set_forkserver_preload(preload)
     waiting, free = deque(jobs), deque(range(num_slots))
     running: dict[int, tuple[BaseProcess, Job, int, float]] = {}
-    with _terminated_as_interrupted():
+    with _noted_signals() as received:
         try:
             while waiting or running:
-                while waiting and free:
+                while waiting and free and not received:
                     job, slot = waiting.popleft(), free.popleft()
                     process = context.Process(target=_lead, args=(work, job, slot))
                     process.start()
                     running[process.sentinel] = (process, job, slot, time.monotonic())
-                for sentinel in wait(list(running)):
+                for sentinel in wait(list(running), timeout=MOMENT):
                     process, job, slot, start = running.pop(sentinel)  # type: ignore[arg-type]  # the keys waited for
                     process.join()
                     free.append(slot)
                     yield Ended(job, process.exitcode or 0, time.monotonic() - start)
+                if received:
+                    _leave(received[0])
         finally:
             _end([process for process, *_ in running.values()])
 
@@ -103,14 +107,25 @@ def _end(processes: list[BaseProcess]) -> None:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end this process as an exception does, with exit code 143."""
+def _noted_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM, lest they come between the start of a process and its being known; a second one acts at once."""
+    received: list[int] = []
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            _leave(number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int) -> NoReturn:
+    """End as the signal would have it: Ctrl-C as an exception of its own, SIGTERM with exit code 143."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

@@ -15,14 +15,14 @@ KINDS = ("none", "attention_dropout", "dropkey")
 
 
 def draw_attention_of(folder: Path, rows: Iterable[Row], selection_metric: str) -> list[Path]:
-    """Draw entropy and strongest key at inference, averaged over seeds, of the best of each kind; the file, if there is one.
+    """Draw entropy and strongest key at inference, averaged over seeds, of the best of each kind without structure.
 
     Args:
         folder: Of the ablation; the pictures' numbers lie in its runs where they were measured.
         rows: Of its table.
         selection_metric: What chooses, e.g. val/acc1.
     """
-    rows = list(rows)
+    rows = [row for row in rows if row.cell.structure in ("", "element")]  # the paper's
     best = best_of_each_kind(rows, selection_metric)
     tables = {title(best[kind].cell): _mean(folder, rows, best[kind].cell) for kind in KINDS if kind in best}
     measured = {name: table for name, table in tables.items() if table}

@@ -87,7 +87,7 @@ def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> lis
     """
     rows = list(rows)
     found = _values(rows, metric)
-    pairs = [*_kinds(rows, selection_metric), *_variants(best_of(rows, selection_metric))]
+    pairs = [*_kinds(rows, selection_metric), *_variants(rows, selection_metric)]
     comparisons = [compare(found.get(one.cell, {}), found.get(other.cell, {})) for one, other in pairs]
     adjusted = holm([each.p for each in comparisons])
     return [
@@ -109,22 +109,33 @@ def _kinds(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice,
             yield replace(choice, cell=replace(choice.cell, remedy=remedy)), choice
 
 
-def _variants(choices: list[Choice]) -> Iterator[tuple[Choice, Choice]]:
-    """The paper's schedule against the others, and its structure against the others, each at its own best ratio."""
-    plain = {
-        replace(choice.cell, ratio=0.0): choice
-        for choice in choices
-        if choice.cell.what == "dropkey" and choice.cell.remedy == "none"
-    }
-    elements = {cell: choice for cell, choice in plain.items() if cell.structure == "element"}
+def _variants(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice, Choice]]:
+    """The paper's schedule against the others, and its structure against the others, each at the best of the ratios of both."""
+    values = _values(rows, selection_metric)
+    methods: dict[Cell, list[Cell]] = {}
+    for cell in values:
+        if cell.what == "dropkey" and cell.remedy == "none":
+            methods.setdefault(replace(cell, ratio=0.0), []).append(cell)
+    elements = {method: cells for method, cells in methods.items() if method.structure == "element"}
     decreasing = Cell("dropkey", schedule="decreasing", structure="element")
-    for cell, choice in elements.items():
-        if decreasing in elements and cell != decreasing:
-            yield elements[decreasing], choice
-    for cell, choice in plain.items():
-        element = replace(cell, structure="element", window_size=None)
-        if element in elements and cell != element:
-            yield elements[element], choice
+    against = [(decreasing, method) for method in elements]
+    against += [(replace(method, structure="element", window_size=None), method) for method in methods]
+    for reference, method in against:
+        if reference in elements and method != reference:
+            yield _at_the_same_ratios(elements[reference], methods[method], values, selection_metric)
+
+
+def _at_the_same_ratios(
+    first: list[Cell], second: list[Cell], values: Mapping[Cell, dict[int, float]], metric: str
+) -> tuple[Choice, Choice]:
+    """The best of each, out of the ratios that both were tried at: else the one that was tried at more has more chances."""
+    shared = {cell.ratio for cell in first} & {cell.ratio for cell in second}
+
+    def best(cells: list[Cell]) -> Choice:
+        candidates = [cell for cell in cells if cell.ratio in shared] or cells
+        return _chosen({cell: values[cell] for cell in candidates}, better_sign(metric) or 1)
+
+    return best(first), best(second)
 
 
 def _values(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:

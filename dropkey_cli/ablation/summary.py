@@ -186,7 +186,10 @@ def _counts(cells: Sequence[CellSummary]) -> str:
 def _choice_notes(summary: Summary) -> Iterator[str]:
     if not any(choice.candidates > 1 for choice in summary.choices):
         return
-    yield f"\\* the best of its ratios by the mean {summary.selection_metric}. The sentences are about these."
+    yield (
+        f"\\* the best of its ratios by the mean {summary.selection_metric}. The sentences are about such cells; schedules and "
+        "structures are compared at the best of the ratios that both were tried at."
+    )
     chosen = {choice.cell.what: choice for question in summary.questions for choice in (question.first, question.second)}
     if {"dropkey", "attention_dropout"} <= {*chosen}:
         tried = {what: sum(row.cell.what == what and row.cell.remedy == "none" for row in summary.cells) for what in chosen}

@@ -25,7 +25,8 @@ from dropkey_cli.report.attention_rows import AttentionRow, Pass, attention_rows
 class AttentionStatistics(Callback):
     """Writes ``attention.csv`` after each validation or test: entropy and strongest key of each layer and head.
 
-    They are averages over all queries of all images and processes, each image once. What is measured are the weights after the
+    They are averages over all queries of all images and processes, each image once; over all attention of a layer that attends
+    several times, such as ConViT's by content and by position. What is measured are the weights after the
     softmax, before dropout of weights and before heads are mixed. The file's column ``pass`` says how keys were dropped:
     ``inference`` (not at all) or ``monte_carlo``. Means over layers and heads are logged as ``val/attention_entropy`` and
     ``val/attention_top_key`` (or ``test/…``).
@@ -46,6 +47,7 @@ class AttentionStatistics(Callback):
         self.drawn = drawn
         self._sums: dict[str, Tensor] = {}
         self._found: list[AttentionRow] = []
+        self._step = 0  # whose batches are measured
         self._measuring = ExitStack()
         self._watched: WatchedAttention | None = None
 
@@ -59,13 +61,13 @@ class AttentionStatistics(Callback):
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it; 0 logs nothing
         compiled = getattr(getattr(pl_module, "network", None), "_compiled_call_impl", None) is not None
         if interval > 0 and (trainer.global_step + 1) % interval == 0 and not compiled:
+            self._step = trainer.global_step
             self._measure(trainer, pl_module, batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Log them once the step is made: with accumulated gradients it has several batches."""
         self._measuring.close()
-        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-        if not self._sums or trainer.global_step % interval != 0:
+        if not self._sums or trainer.global_step == self._step:
             return
         if rows := self._rows("training"):
             values = {

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from dropkey_cli.callbacks.gathering import gather_everywhere
 from dropkey_cli.data.dataset import Batch, counted
@@ -182,10 +183,14 @@ def _watched(trainer: Trainer, pl_module: LightningModule) -> WatchedAttention:
     network: nn.Module | None = getattr(pl_module, "network", None)
     if network is None:
         raise InputError(f"--attention: {type(pl_module).__name__} has no network whose attention is known; leave it out")
+    if any(isinstance(module, FSDPModule) for module in network.modules()):
+        raise InputError(
+            "--attention: a sharded network without DropKey cannot be measured; give --trainer.strategy ddp, or leave it out"
+        )
     preprocessing: Any = trainer.datamodule.preprocessing  # type: ignore[attr-defined]  # Lightning sets it
-    size = preprocessing.image_size
+    images = torch.empty(2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size, device="meta")
     try:
-        return WatchedAttention(network, (torch.empty(2, preprocessing.channels, size, size, device="meta"),))
+        return WatchedAttention(network, (trainer.precision_plugin.convert_input(images),))
     except NoAttentionError as error:
         raise InputError(f"--attention: {type(network).__name__} has no attention over keys; leave it out") from error
     except InputError as error:

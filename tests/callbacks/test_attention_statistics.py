@@ -9,6 +9,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from dropkey_cli.callbacks.attention_statistics import AttentionStatistics
@@ -188,6 +189,24 @@ def test_networks_that_cannot_be_measured_are_refused() -> None:
     with pytest.raises(InputError, match="--attention: ResNet has no attention over keys; leave it out"):
         run = trainer(AttentionStatistics(None), max_epochs=1)
         run.fit(Task(timm.create_model("test_resnet", num_classes=3), None), Images())
+
+
+def test_a_sharded_network_without_dropkey_is_refused() -> None:
+    model = network()
+    model.__class__ = type("FSDPVisionTransformer", (FSDPModule, type(model)), {})  # what fully_shard makes of it
+    with pytest.raises(InputError, match=r"a sharded network without DropKey cannot be measured; give --trainer\.strategy ddp"):
+        AttentionStatistics(None).on_fit_start(trainer(), Task(model, None))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_network_of_any_precision_is_measured(tmp_path: Path, precision: str) -> None:
+    model = network()
+    trainer(AttentionStatistics(tmp_path), precision=precision).test(Task(model, None), Images(), verbose=False)
+    rows = read_attention(tmp_path / "attention.csv")
+    precise = precision == "64-true"
+    for row, (_, _, entropy, normalized, top, _) in zip(rows, expected(network()), strict=True):
+        assert (row.entropy, row.top_key) == pytest.approx((entropy, top), rel=1e-5 if precise else 0.05)
+        assert row.normalized_entropy / row.entropy == pytest.approx(normalized / entropy, rel=1e-6)
 
 
 def test_rows_of_no_batch_write_nothing(tmp_path: Path) -> None:

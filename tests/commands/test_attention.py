@@ -3,6 +3,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -49,13 +50,20 @@ def sharp(checkpoint: str) -> dict[str, Tensor]:
 
 def weights_by_hand(state: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
     """Softmax of q·k in float64, (B, H, N, S) of each layer, from what the layers of timm's network project."""
-    sizes = {"patch_size": 4, "embed_dim": 64, "depth": LAYERS, "num_heads": HEADS, "class_token": False, "global_pool": "avg"}
+    sizes: dict[str, Any] = {
+        "patch_size": 4,
+        "embed_dim": 64,
+        "depth": LAYERS,
+        "num_heads": HEADS,
+        "class_token": False,
+        "global_pool": "avg",
+    }
     model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=10, **sizes).double().eval()
     model.load_state_dict(state)
     found: dict[str, Tensor] = {}
 
     def attend(name: str, projected: Tensor) -> None:
-        q, k, _ = projected.unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        q, k, _ = projected.reshape(*projected.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         found[name] = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
     for name, module in model.named_modules():

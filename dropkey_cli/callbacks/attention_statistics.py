@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from dropkey_cli.callbacks.gathering import gather_everywhere
 from dropkey_cli.data.dataset import Batch, counted
@@ -25,7 +26,8 @@ from dropkey_cli.report.attention_rows import AttentionRow, Pass, attention_rows
 class AttentionStatistics(Callback):
     """Writes ``attention.csv`` after each validation or test: entropy and strongest key of each layer and head.
 
-    They are averages over all queries of all images and processes, each image once. What is measured are the weights after the
+    They are averages over all queries of all images and processes, each image once; over all attention of a layer that attends
+    several times, such as ConViT's by content and by position. What is measured are the weights after the
     softmax, before dropout of weights and before heads are mixed. The file's column ``pass`` says how keys were dropped:
     ``inference`` (not at all) or ``monte_carlo``. Means over layers and heads are logged as ``val/attention_entropy`` and
     ``val/attention_top_key`` (or ``test/…``).
@@ -46,6 +48,7 @@ class AttentionStatistics(Callback):
         self.drawn = drawn
         self._sums: dict[str, Tensor] = {}
         self._found: list[AttentionRow] = []
+        self._step = 0  # whose batches are measured
         self._measuring = ExitStack()
         self._watched: WatchedAttention | None = None
 
@@ -59,13 +62,13 @@ class AttentionStatistics(Callback):
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it; 0 logs nothing
         compiled = getattr(getattr(pl_module, "network", None), "_compiled_call_impl", None) is not None
         if interval > 0 and (trainer.global_step + 1) % interval == 0 and not compiled:
+            self._step = trainer.global_step
             self._measure(trainer, pl_module, batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Log them once the step is made: with accumulated gradients it has several batches."""
         self._measuring.close()
-        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-        if not self._sums or trainer.global_step % interval != 0:
+        if not self._sums or trainer.global_step == self._step:
             return
         if rows := self._rows("training"):
             values = {
@@ -180,10 +183,14 @@ def _watched(trainer: Trainer, pl_module: LightningModule) -> WatchedAttention:
     network: nn.Module | None = getattr(pl_module, "network", None)
     if network is None:
         raise InputError(f"--attention: {type(pl_module).__name__} has no network whose attention is known; leave it out")
+    if any(isinstance(module, FSDPModule) for module in network.modules()):
+        raise InputError(
+            "--attention: a sharded network without DropKey cannot be measured; give --trainer.strategy ddp, or leave it out"
+        )
     preprocessing: Any = trainer.datamodule.preprocessing  # type: ignore[attr-defined]  # Lightning sets it
-    size = preprocessing.image_size
+    images = torch.empty(2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size, device="meta")
     try:
-        return WatchedAttention(network, (torch.empty(2, preprocessing.channels, size, size, device="meta"),))
+        return WatchedAttention(network, (trainer.precision_plugin.convert_input(images),))
     except NoAttentionError as error:
         raise InputError(f"--attention: {type(network).__name__} has no attention over keys; leave it out") from error
     except InputError as error:

@@ -48,7 +48,7 @@ def attention_sums(weights: Tensor, *, heads_axis: int | None = -3) -> Tensor:
     """
     entropy, top, keys = attention_entropy(weights), _precise(weights).amax(-1), possible_keys(weights)
     spread = keys > 1
-    normalized = torch.where(spread, entropy / keys.clamp(min=2).log(), 0.0)
+    normalized = torch.where(spread, entropy / keys.clamp(min=2).to(entropy).log(), 0.0)  # not in the default precision
     columns = torch.stack([(keys > 0).to(top), (keys == 0).to(top), spread.to(top), entropy, normalized, top])
     if columns.device.type == "mps":  # it has no float64
         columns = columns.cpu()

@@ -7,7 +7,9 @@ import pytest
 import timm
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from dropkey_cli.callbacks.attention_statistics import AttentionStatistics
@@ -141,9 +143,8 @@ def test_an_earlier_file_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "attention.1.csv").read_bytes() == (tmp_path / "attention.csv").read_bytes()
 
 
-def test_the_training_pass_is_measured_at_logging_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.pytorch.loggers.logger import DummyLogger
-
+def watch_logger(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, float]]]:
+    """What is logged of attention in training, with its step."""
     logged: list[tuple[int, dict[str, float]]] = []
 
     def log_metrics(_self: DummyLogger, metrics: dict[str, float], step: int) -> None:
@@ -151,6 +152,11 @@ def test_the_training_pass_is_measured_at_logging_steps(tmp_path: Path, monkeypa
         logged.extend([(step, found)] if found else [])
 
     monkeypatch.setattr(DummyLogger, "log_metrics", log_metrics)
+    return logged
+
+
+def test_the_training_pass_is_measured_at_logging_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = watch_logger(monkeypatch)
     after: list[list[Tensor]] = []
     for callbacks in ([AttentionStatistics(None)], []):
         torch.manual_seed(1)
@@ -166,10 +172,41 @@ def test_the_training_pass_is_measured_at_logging_steps(tmp_path: Path, monkeypa
     assert logged[0][1]["train/attention_entropy"] == pytest.approx(_mean(logged[0][1][name] for name in names))
 
 
+def test_a_step_of_several_batches_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged, model = watch_logger(monkeypatch), network()
+    counting = AttentionStatistics(None)
+    options = {"limit_val_batches": 0, "max_epochs": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 2}
+    task = Task(model, DropKeySettings(ratio=0.5, schedule="constant"))
+    task.dropkey_plan.enabled = False  # type: ignore[union-attr]  # it has one; unmasked, so that timm says what is expected
+    monkeypatch.setattr(Task, "configure_optimizers", lambda self: torch.optim.SGD(self.parameters(), lr=0.0))
+    trainer(counting, logger=DummyLogger(), **options).fit(task, Images())
+    assert [step for step, _ in logged] == [0, 1]  # one batch of each has no image that counts
+    wanted = _mean(entropy for _, _, entropy, *_ in expected(network()))
+    assert [found["train/attention_entropy"] for _, found in logged] == pytest.approx([wanted, wanted], rel=1e-5)
+
+
 def test_networks_that_cannot_be_measured_are_refused() -> None:
     with pytest.raises(InputError, match="--attention: ResNet has no attention over keys; leave it out"):
         run = trainer(AttentionStatistics(None), max_epochs=1)
         run.fit(Task(timm.create_model("test_resnet", num_classes=3), None), Images())
+
+
+def test_a_sharded_network_without_dropkey_is_refused() -> None:
+    model = network()
+    model.__class__ = type("FSDPVisionTransformer", (FSDPModule, type(model)), {})  # what fully_shard makes of it
+    with pytest.raises(InputError, match=r"a sharded network without DropKey cannot be measured; give --trainer\.strategy ddp"):
+        AttentionStatistics(None).on_fit_start(trainer(), Task(model, None))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_network_of_any_precision_is_measured(tmp_path: Path, precision: str) -> None:
+    model = network()
+    trainer(AttentionStatistics(tmp_path), precision=precision).test(Task(model, None), Images(), verbose=False)
+    rows = read_attention(tmp_path / "attention.csv")
+    precise = precision == "64-true"
+    for row, (_, _, entropy, normalized, top, _) in zip(rows, expected(network()), strict=True):
+        assert (row.entropy, row.top_key) == pytest.approx((entropy, top), rel=1e-5 if precise else 0.05)
+        assert row.normalized_entropy / row.entropy == pytest.approx(normalized / entropy, rel=1e-6)
 
 
 def test_rows_of_no_batch_write_nothing(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 import csv
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
+from torch import Tensor, nn
 
+from dropkey_cli.data.digits import Digits
 from dropkey_cli.report.attention_rows import AttentionRow, read_attention
 from tests.commands import forks
-from tests.commands.conftest import SHORT_FIT, Dropkey
+from tests.commands.conftest import QUICKSTART, SHORT_FIT, Dropkey
 
 IMAGES, TOKENS, LAYERS, HEADS = 359, 16, 6, 4  # of the quickstart's validation
 
@@ -30,6 +36,70 @@ def test_fit_measures_and_trains_as_ever(dropkey: Dropkey, trained: Path) -> Non
     assert validated[-1] == pytest.approx(sum(row.entropy for row in rows) / len(rows))
     first = [row.entropy for row in rows if row.layer == "blocks.0.attn"]
     assert float(training[-1]["train/attention_entropy/blocks.0.attn"]) < sum(first) / HEADS - 0.1  # ratio 0.3: sharper
+
+
+def sharp(checkpoint: str) -> dict[str, Tensor]:
+    """Make the checkpoint's attention far from flat, as that of a longer training is; its weights by timm's names."""
+    content = torch.load(checkpoint, weights_only=True)
+    for name, value in content["state_dict"].items():
+        if name.endswith("attn.qkv.weight"):
+            value[: 2 * len(value) // 3] *= 4.0  # of queries and keys
+    torch.save(content, checkpoint)
+    return {name.removeprefix("network."): value.double() for name, value in content["state_dict"].items()}
+
+
+def weights_by_hand(state: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """Softmax of q·k in float64, (B, H, N, S) of each layer, from what the layers of timm's network project."""
+    sizes: dict[str, Any] = {
+        "patch_size": 4,
+        "embed_dim": 64,
+        "depth": LAYERS,
+        "num_heads": HEADS,
+        "class_token": False,
+        "global_pool": "avg",
+    }
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=10, **sizes).double().eval()
+    model.load_state_dict(state)
+    found: dict[str, Tensor] = {}
+
+    def attend(name: str, projected: Tensor) -> None:
+        q, k, _ = projected.reshape(*projected.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        found[name] = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+
+    for name, module in model.named_modules():
+        if name.endswith(".qkv"):
+            assert isinstance(module, nn.Linear)
+            module.register_forward_hook(lambda _, __, output, name=name: attend(name.removesuffix(".qkv"), output))
+    with torch.no_grad():
+        model(images)
+    return found
+
+
+def test_all_test_images_attend_as_counted_by_hand(dropkey: Dropkey, checkpoint: str, tmp_path: Path) -> None:
+    state = sharp(checkpoint)
+    outcome = dropkey("test", "--ckpt_path", checkpoint, "--attention", "--report=false")
+    assert outcome.code == 0, outcome.err
+    assert [file.name for file in (tmp_path / "report_test").iterdir()] == ["attention.csv"]  # no report, no picture
+    rows = {(row.layer, row.head): row for row in read_attention(tmp_path / "report_test/attention.csv")}
+    assert len(rows) == LAYERS * HEADS
+    data = Digits(image_size=16)
+    data.setup("test")
+    images = torch.stack([data.splits["test"][place]["image"] for place in range(IMAGES)])
+    for layer, weights in weights_by_hand(state, data.preprocessing.normalize(images).double()).items():
+        entropy, top = -(weights * weights.log()).sum(-1).mean((0, 2)), weights.amax(-1).mean((0, 2))
+        for head in range(HEADS):
+            row = rows[layer, head]
+            assert (row.mode, row.rows, row.empty_rows) == ("inference", IMAGES * TOKENS, 0)
+            assert (row.entropy, row.top_key) == pytest.approx((float(entropy[head]), float(top[head])), rel=1e-5)
+            assert row.normalized_entropy == pytest.approx(float(entropy[head]) / math.log(TOKENS), rel=1e-5)
+    assert min(row.normalized_entropy for row in rows.values()) < 0.95
+
+
+def test_a_network_without_attention_is_refused(refused: Callable[..., str]) -> None:
+    network = ("--model.model_name=test_resnet", "--model.model_args=null", "--model.dropkey=null")
+    assert refused("fit", "--config", QUICKSTART, *network, "--attention") == (
+        "--attention: ResNet has no attention over keys; leave it out"
+    )
 
 
 @pytest.fixture

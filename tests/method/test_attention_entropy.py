@@ -53,3 +53,18 @@ def test_heads_are_found_on_their_axis(axes: str, heads_axis: int) -> None:
 
 def test_no_images_make_sums_of_zero() -> None:
     assert attention_sums(torch.zeros(0, 2, 3, 4)).tolist() == [[0.0] * 6] * 2
+
+
+def test_the_default_precision_does_not_matter() -> None:
+    """Lightning makes it that of the network where that is bf16-true or 16-true."""
+    weights = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    expected = attention_sums(weights)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = attention_sums(weights)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, expected)
+    normalized = expected[:, SUMS.index("normalized_entropy")]
+    assert torch.allclose(normalized, expected[:, SUMS.index("entropy")] / math.log(5), rtol=1e-6)

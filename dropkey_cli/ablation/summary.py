@@ -144,6 +144,9 @@ def _sentence(question: Question, metric: str) -> str:
     if question.outcome in _VERDICTS:
         return f"“{first}” and “{second}” cannot be compared: {seeds} in common, two are needed and ten are better."
     difference = f"{difference_text(found, metric)}{unit(metric)} ({seeds}, p {p_text(question.adjusted_p)})"
+    if question.outcome == "within noise" and found.interval and not found.interval[0] <= 0 <= found.interval[1]:
+        noise = "among so many comparisons that is noise, more seeds would tell"
+        return f"“{first}” may differ from “{second}”: {difference}; {noise}."
     if question.outcome == "within noise":
         return f"No difference between “{first}” and “{second}” is seen: {difference}{_unseen(question, metric)}."
     return f"“{first}” is {question.outcome} than “{second}”: {difference}."

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,19 @@ def test_without_no_dropping_the_first_cell_is_the_baseline(table: list[Row]) ->
     assert baseline_of(table[::-1]) == Cell()
     with pytest.raises(ValueError, match="an ablation without a row has no baseline"):
         baseline_of([])
+
+
+def test_what_only_the_number_of_comparisons_makes_noise_is_said_so(tmp_path: Path) -> None:
+    first, second = (
+        Cell("dropkey", 0.3, "decreasing", structure="element"),
+        Cell("dropkey", 0.3, "constant", structure="element"),
+    )
+    values = {Cell(): [0.5] * 5, first: [0.57, 0.6, 0.63, 0.6, 0.6], second: [0.57] * 5}
+    rows = [Row(cell, seed, {"val/acc1": value}) for cell, of in values.items() for seed, value in enumerate(of)]
+    rows += [
+        Row(replace(second, schedule="increasing"), seed, {"val/acc1": value}) for seed, value in enumerate(values[second])
+    ]
+    write_summary(tmp_path, rows, metric="val/acc1", selection_metric="val/acc1")
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")  # t = 3.16, p = 0.034 of 5 pairs; twice that after Holm
+    assert "“DropKey decreasing 0.3” may differ from “DropKey constant 0.3”" in text
+    assert "among so many comparisons that is noise, more seeds would tell." in text

@@ -1,5 +1,6 @@
 """The fair choice of a ratio by one split, reported on another, and the paper's questions asked of what was chosen."""
 
+import itertools
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from dropkey_cli.ablation.statistics import (
     mean_of,
     outcome,
     present,
+    summarize,
 )
 
 
@@ -24,13 +26,11 @@ class Choice:
 
     Args:
         cell: The chosen one.
-        candidates: How many had a value, itself included.
-        seeds: How many seeds decided: those that all candidates have.
+        candidates: How many there were, itself included.
     """
 
     cell: Cell
     candidates: int
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Question:
         first: Whose values count positive.
         second: Whose values are subtracted.
         comparison: By the reported metric.
-        adjusted_p: After Holm's correction for all questions.
+        adjusted_p: After Holm's correction: of a comparison with no dropping, that of the table, in which it stands too; of
+            the others, for all others.
         outcome: Of the first.
     """
 
@@ -50,17 +51,6 @@ class Question:
     comparison: Comparison
     adjusted_p: float | None
     outcome: Outcome
-
-
-def best_of(rows: Iterable[Row], selection_metric: str) -> list[Choice]:
-    """For each method (all but the ratio) the cell with the best mean; at a tie, the smaller ratio.
-
-    Args:
-        rows: Of the table; a method whose every training failed has no choice.
-        selection_metric: What the choice looks at, e.g. val/acc1; the metric that is reported should be another split's.
-    """
-    cells = _values(rows, selection_metric)
-    return _best({cell: replace(cell, ratio=0.0) for cell in cells}, cells, selection_metric)
 
 
 def best_of_each_kind(rows: Iterable[Row], selection_metric: str) -> dict[str, Choice]:
@@ -89,7 +79,9 @@ def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> lis
     found = _values(rows, metric)
     pairs = [*_kinds(rows, selection_metric), *_variants(rows, selection_metric)]
     comparisons = [compare(found.get(one.cell, {}), found.get(other.cell, {})) for one, other in pairs]
-    adjusted = holm([each.p for each in comparisons])
+    with_none = {each.cell: each.adjusted_p for each in summarize(rows, metric, baseline=Cell())}
+    others = iter(holm([each.p for each, (_, other) in zip(comparisons, pairs, strict=True) if other.cell != Cell()]))
+    adjusted = [with_none[one.cell] if other.cell == Cell() else next(others) for one, other in pairs]
     return [
         Question(*pair, each, p, outcome(each, p, metric)) for pair, each, p in zip(pairs, comparisons, adjusted, strict=True)
     ]
@@ -110,32 +102,39 @@ def _kinds(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice,
 
 
 def _variants(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice, Choice]]:
-    """The paper's schedule against the others, and its structure against the others, each at the best of the ratios of both."""
+    """The paper's schedule against the others, its structure against the others, at the best of the ratios that both have.
+
+    Schedules are compared from the same highest ratio, or of the same mean, which a constant one is both.
+    """
     values = _values(rows, selection_metric)
     methods: dict[Cell, list[Cell]] = {}
     for cell in values:
         if cell.what == "dropkey" and cell.remedy == "none":
             methods.setdefault(replace(cell, ratio=0.0), []).append(cell)
-    elements = {method: cells for method, cells in methods.items() if method.structure == "element"}
-    decreasing = Cell("dropkey", schedule="decreasing", structure="element")
-    against = [(decreasing, method) for method in elements]
+    elements = [method for method in methods if method.structure == "element"]
+    against = [
+        (one, other)
+        for one, other in itertools.product(elements, repeat=2)
+        if one.schedule == "decreasing" != other.schedule
+        if other.schedule == "constant" or other.match_mean == one.match_mean
+    ]
     against += [(replace(method, structure="element", window_size=None), method) for method in methods]
-    for reference, method in against:
-        if reference in elements and method != reference:
-            yield _at_the_same_ratios(elements[reference], methods[method], values, selection_metric)
+    for one, other in against:
+        if one in methods and one != other:
+            yield from _at_the_same_ratios(methods[one], methods[other], values, selection_metric)
 
 
 def _at_the_same_ratios(
     first: list[Cell], second: list[Cell], values: Mapping[Cell, dict[int, float]], metric: str
-) -> tuple[Choice, Choice]:
+) -> Iterator[tuple[Choice, Choice]]:
     """The best of each, out of the ratios that both were tried at: else the one that was tried at more has more chances."""
     shared = {cell.ratio for cell in first} & {cell.ratio for cell in second}
 
     def best(cells: list[Cell]) -> Choice:
-        candidates = [cell for cell in cells if cell.ratio in shared] or cells
-        return _chosen({cell: values[cell] for cell in candidates}, better_sign(metric) or 1)
+        return _chosen({cell: values[cell] for cell in cells if cell.ratio in shared}, metric)
 
-    return best(first), best(second)
+    if shared:
+        yield best(first), best(second)
 
 
 def _values(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:
@@ -145,21 +144,25 @@ def _values(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:
 
 
 def _best(groups: Mapping[Cell, Hashable], values: Mapping[Cell, dict[int, float]], metric: str) -> list[Choice]:
-    members: dict[Hashable, list[Cell]] = {}
+    members: dict[Hashable, dict[Cell, dict[int, float]]] = {}
     for cell, group in groups.items():
-        members.setdefault(group, []).append(cell)
-    return [_chosen({cell: values[cell] for cell in cells}, better_sign(metric) or 1) for cells in members.values()]
+        members.setdefault(group, {})[cell] = values[cell]
+    return [_chosen(candidates, metric) for candidates in members.values()]
 
 
-def _chosen(candidates: dict[Cell, dict[int, float]], sign: int) -> Choice:
-    """By the seeds that all candidates have, so that none gains by failing on a hard one; else by each one's own."""
-    shared = set.intersection(*(set(values) for values in candidates.values()))
+def _chosen(candidates: Mapping[Cell, dict[int, float]], metric: str) -> Choice:
+    """The best mean of the seeds that all have, so that none gains by failing on a hard one; at a tie, the smaller ratio.
+
+    One that failed on more than half of the seeds is not chosen, nor are the others judged by the few that it has.
+    """
+    most = max(map(len, candidates.values()))
+    sound = {cell: values for cell, values in candidates.items() if 2 * len(values) >= most}
+    shared = set.intersection(*(set(values) for values in sound.values()))
 
     def rank(cell: Cell) -> tuple[float, float]:
-        values = candidates[cell]
+        values = sound[cell]
         mean = mean_of(values[seed] for seed in shared or values).mean
         assert mean is not None
-        return round(sign * mean, 6), -cell.ratio  # means of the same accuracies differ in their last digits
+        return round(better_sign(metric) * mean, 6), -cell.ratio  # means of the same accuracies differ in last digits
 
-    best = max(candidates, key=rank)
-    return Choice(best, len(candidates), len(shared or candidates[best]))
+    return Choice(max(sound, key=rank), len(candidates))

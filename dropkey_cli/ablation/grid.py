@@ -71,9 +71,10 @@ def _cell(given: dict[str, Any], source: str) -> Cell:
         return BASELINE
     if not isinstance(ratio := given.get("ratio"), int | float) or isinstance(ratio, bool) or not ratio:
         raise InputError(f"{source} has {what} with ratio {ratio!r}; expected shares above 0, e.g. ratio: [0.1, 0.3]")
+    ratio = float(f"{ratio:g}")  # as names and the table have it: else the cell is not found again
     check_ratio("ratio", ratio)
     if what == "attention_dropout":
-        return Cell(what, float(ratio))
+        return Cell(what, ratio)
     told = {**DEFAULTS, **given}
     for name, choices in (("schedule", SCHEDULES), ("structure", STRUCTURES), ("remedy", get_args(Remedy))):
         check_choice(name, told[name], choices)
@@ -84,7 +85,7 @@ def _cell(given: dict[str, Any], source: str) -> Cell:
         raise InputError(f"{source} has window_size {window!r}; expected a number of tokens, 1 or more")
     return Cell(
         "dropkey",
-        float(ratio),
+        ratio,
         told["schedule"],
         told["match_mean"] and told["schedule"] != "constant",  # its mean is the ratio anyway
         told["structure"],

@@ -61,7 +61,10 @@ def read_rows(path: Path) -> list[Row]:
             raise InputError(
                 f"{path} is no table of an ablation: it has no column {', '.join(sorted(missing))}; give another folder"
             )
-        return [_read(line) for line in table]
+        try:
+            return [_read(line) for line in table]
+        except (TypeError, ValueError) as error:  # half a line, or something else where a number stood
+            raise InputError(f"{path}, line {table.line_num}: {error}; mend the line or delete it") from error
 
 
 def _read(line: dict[str, str]) -> Row:

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dropkey_cli.ablation.cells import Cell
-from dropkey_cli.ablation.choice import Choice, Question, best_of, questions
+from dropkey_cli.ablation.choice import Choice, Question, best_of_each_kind, questions
 from dropkey_cli.ablation.results import Row
-from dropkey_cli.ablation.statistics import CellSummary, summarize
+from dropkey_cli.ablation.statistics import CellSummary, better_sign, summarize
 from dropkey_cli.ablation.wording import difference_text, mean_text, number, p_text, title, unit
 from dropkey_cli.files import whole_file, write_csv
 
@@ -21,7 +21,7 @@ _FIELDS = (
     *("metric", "seeds", "failed", "mean", "standard_error"),
     *("baseline", "pairs", "difference", "difference_standard_error", "lower", "upper", "p", "p_holm", "outcome", "chosen"),
 )
-_WHY = " (their training failed, or the value is no finite number)"
+_WHY = " (the training did, or the value is no finite number)"
 _VERDICTS = {"one seed": "one seed says nothing", "no seeds": "no seed in common"}
 
 
@@ -31,10 +31,10 @@ class Summary:
 
     Args:
         metric: What is reported.
-        selection_metric: What chose the ratios.
+        selection_metric: What chose.
         baseline: What the cells are compared with.
         cells: One per cell.
-        choices: One per method.
+        choices: Of DropKey, attention dropout and none, the best.
         questions: The paper's, asked of what was chosen.
     """
 
@@ -42,7 +42,7 @@ class Summary:
     selection_metric: str
     baseline: Cell
     cells: list[CellSummary]
-    choices: list[Choice]
+    choices: dict[str, Choice]
     questions: list[Question]
 
 
@@ -65,7 +65,7 @@ def write_summary(folder: Path, rows: Iterable[Row], *, metric: str, selection_m
         folder: Of the ablation; it is there.
         rows: Of its table, one at least.
         metric: What is reported, e.g. test/acc1.
-        selection_metric: What chooses the ratios, e.g. val/acc1.
+        selection_metric: What chooses, e.g. val/acc1.
     """
     rows = list(rows)
     baseline = baseline_of(rows)
@@ -74,7 +74,7 @@ def write_summary(folder: Path, rows: Iterable[Row], *, metric: str, selection_m
         selection_metric,
         baseline,
         summarize(rows, metric, baseline=baseline),
-        best_of(rows, selection_metric),
+        best_of_each_kind(rows, selection_metric),
         questions(rows, metric, selection_metric=selection_metric),
     )
     write_csv(folder / "summary.csv", _FIELDS, [_written(summary, cell) for cell in summary.cells])
@@ -99,11 +99,12 @@ def _plain(value: object) -> str:
 
 
 def _chosen(summary: Summary, cell: Cell) -> bool:
-    return any(choice.cell == cell and choice.candidates > 1 for choice in summary.choices)
+    return any(choice.cell == cell and choice.candidates > 1 for choice in summary.choices.values())
 
 
 def _markdown(summary: Summary) -> str:
-    lines = [f"# Ablation: {summary.metric}", "", *(f"- {line}" for line in sentences(summary)), ""]
+    lines = [f"# Ablation: {summary.metric}", ""]
+    lines += _listed(summary)
     lines += [_line(_COLUMNS), _line([":--", "--:", "--:", "--:", "--:", ":--"])]
     lines += [_line(_cells(summary, row)) for row in summary.cells]
     return "\n".join([*lines, "", *(f"{line}  " for line in notes(summary))]) + "\n"
@@ -129,13 +130,41 @@ def _terminal(summary: Summary) -> Group:
         table.add_column(column, justify="left" if place in (0, 5) else "right", overflow="fold")
     for row in summary.cells:
         table.add_row(*(Text(cell.replace("\\*", "*")) for cell in _cells(summary, row)))
-    parts = [Text(line) for line in sentences(summary)]
-    return Group(*parts, Text(), table, *(Text(line.replace("\\*", "*"), style="dim") for line in notes(summary)))
+    parts = [Text(line) for line in _listed(summary)]
+    return Group(*parts, table, *(Text(line.replace("\\*", "*"), style="dim") for line in notes(summary)))
 
 
-def sentences(summary: Summary) -> list[str]:
-    """What was found, plainly."""
-    return [_sentence(question, summary.metric) for question in summary.questions]
+def _listed(summary: Summary) -> list[str]:
+    """The sentences, a line each, and an empty one below."""
+    found = [f"- {line}" for line in sentences(summary)]
+    return [*found, ""] if found else []
+
+
+def sentences(summary: Summary) -> Iterator[str]:
+    """What was found, plainly; first, what stands for each kind."""
+    if summary.questions and all(question.comparison.p is None for question in summary.questions):
+        yield "No two cells can be compared: two seeds in common are needed, and ten are better."
+        return
+    yield from _choice(summary)
+    yield from (_sentence(question, summary.metric) for question in summary.questions)
+
+
+def _choice(summary: Summary) -> Iterator[str]:
+    """The cells that stand for DropKey and attention dropout, out of how many, and what that does to their figures."""
+    chosen = [choice for what in ("dropkey", "attention_dropout") if (choice := summary.choices.get(what))]
+    if not any(choice.candidates > 1 for choice in chosen):
+        return
+    words = ", ".join(f"“{title(choice.cell)}” out of {choice.candidates}" for choice in chosen)
+    yield f"Chosen by the mean {summary.selection_metric}: {words}.{_flattery(summary)}"
+
+
+def _flattery(summary: Summary) -> str:
+    """What the choice does to the figures: that of other images does not help against luck of the trainings themselves."""
+    if not better_sign(summary.metric):
+        return ""
+    if summary.selection_metric.partition("/")[0] == summary.metric.partition("/")[0]:
+        return f" That flatters {summary.metric}, since the same images chose: hold out a test split."
+    return f" That flatters {summary.metric} a little, since a lucky training is better on both."
 
 
 def _sentence(question: Question, metric: str) -> str:
@@ -144,20 +173,14 @@ def _sentence(question: Question, metric: str) -> str:
     if question.outcome in _VERDICTS:
         return f"“{first}” and “{second}” cannot be compared: {seeds} in common, two are needed and ten are better."
     difference = f"{difference_text(found, metric)}{unit(metric)} ({seeds}, p {p_text(question.adjusted_p)})"
-    if question.outcome == "within noise" and found.interval and not found.interval[0] <= 0 <= found.interval[1]:
-        noise = "among so many comparisons that is noise, more seeds would tell"
+    if question.outcome != "within noise":
+        return f"“{first}” is {question.outcome} than “{second}”: {difference}."
+    if found.interval is None or not found.interval[0] <= 0 <= found.interval[1]:
+        noise = "among so many comparisons of so few seeds that is noise, more would tell"
         return f"“{first}” may differ from “{second}”: {difference}; {noise}."
-    if question.outcome == "within noise":
-        return f"No difference between “{first}” and “{second}” is seen: {difference}{_unseen(question, metric)}."
-    return f"“{first}” is {question.outcome} than “{second}”: {difference}."
-
-
-def _unseen(question: Question, metric: str) -> str:
-    """How large a difference would have to be: half of the interval, beyond which it does not reach 0."""
-    if (interval := question.comparison.interval) is None or interval[0] == interval[1]:
-        return ""
-    width = number((interval[1] - interval[0]) / 2, metric)
-    return f"; with these seeds, one of less than about {width}{unit(metric)} would not be seen"
+    most = max(map(abs, found.interval))
+    possible = f"; up to {number(most, metric)}{unit(metric)} are possible" if most else ""
+    return f"No difference between “{first}” and “{second}” is seen: {difference}{possible}."
 
 
 def notes(summary: Summary) -> Iterator[str]:
@@ -170,32 +193,19 @@ def notes(summary: Summary) -> Iterator[str]:
         "dropped differs by nature."
     )
     tested = sum(row.adjusted_p is not None for row in summary.cells)
-    asked = sum(question.adjusted_p is not None for question in summary.questions)
-    yield (
-        f"An interval (95 %, Student's t) is of one comparison alone. Verdicts and p count all {tested} of the table, or all "
-        f"{asked} of the sentences: by Holm's correction, differences that are none are all called noise with 95 % probability."
-    )
-    yield from _choice_notes(summary)
+    others = sum(question.adjusted_p is not None and question.second.cell != Cell() for question in summary.questions)
+    apart = f", and by themselves the {others} other of the sentences" if others else ""
+    if tested:
+        yield (
+            f"An interval (95 %, Student's t) is of one comparison alone. Verdicts and p count all {tested} of the table{apart}"
+            ": by Holm's correction, differences that are none are all called noise with 95 % probability."
+        )
+    if any(_chosen(summary, row.cell) for row in summary.cells):
+        yield "\\* best of its kind. Schedules and structures are compared at the best of the ratios that both were tried at."
 
 
 def _counts(cells: Sequence[CellSummary]) -> str:
     counts = [row.values.count for row in cells]
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     failed = sum(row.failed for row in cells)
-    missing = f"{failed} missing{_WHY}" if failed else "none missing"
-    return f"{len(cells)} cells of {seeds} seeds, {missing}."
-
-
-def _choice_notes(summary: Summary) -> Iterator[str]:
-    if not any(choice.candidates > 1 for choice in summary.choices):
-        return
-    yield (
-        f"\\* the best of its ratios by the mean {summary.selection_metric}. The sentences are about such cells; schedules and "
-        "structures are compared at the best of the ratios that both were tried at."
-    )
-    chosen = {choice.cell.what: choice for question in summary.questions for choice in (question.first, question.second)}
-    if {"dropkey", "attention_dropout"} <= {*chosen}:
-        tried = {what: sum(row.cell.what == what and row.cell.remedy == "none" for row in summary.cells) for what in chosen}
-        yield f"DropKey was chosen out of {tried['dropkey']} settings, attention dropout out of {tried['attention_dropout']}."
-    if summary.selection_metric.partition("/")[0] == summary.metric.partition("/")[0]:
-        yield "Chosen and reported on the same images: what was chosen looks better than it is. Hold out a test split."
+    return f"{len(cells)} cells of {seeds} seeds" + (f"; {failed} failed{_WHY}." if failed else ".")

@@ -214,7 +214,7 @@ def _metric(rows: Iterable[Row], given: str | None) -> str:
     names = {name for row in rows for name in row.metrics}
     stage = "test" if any(name.startswith("test/") for name in names) else "val"
     known = [name.removeprefix(f"{stage}/") for name in sorted(names) if name.startswith(f"{stage}/")]
-    wanted = given or ("acc1" if "acc1" in known else next((name for name in known if name != "loss"), "loss"))
+    wanted = given or next((name for name in ("acc1", "map", *known) if name in known and name != "loss"), "loss")
     if known and wanted not in known:
         raise InputError(
             f"--metric {wanted!r} is none of those that were measured: give {', '.join(known)}{did_you_mean(wanted, known)}"
@@ -229,9 +229,11 @@ def _report(folder: Path, rows: list[Row], given: str | None) -> None:
         return
     from dropkey_cli.ablation.attention import draw_attention_of
     from dropkey_cli.ablation.figures import draw_figures
+    from dropkey_cli.ablation.statistics import better_sign
     from dropkey_cli.ablation.summary import write_summary
 
-    selection = f"val/{metric.partition('/')[2]}"
+    chooser = metric if better_sign(metric) else _metric(rows, None)
+    selection = f"val/{chooser.partition('/')[2]}"
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(write_summary(folder, rows, metric=metric, selection_metric=selection))
     pictures = [*draw_figures(folder, rows, metric), *draw_attention_of(folder, rows, selection)]

@@ -91,7 +91,9 @@ TOOLS = {
             _option("seeds", PositiveInt, 5, "Number of seeds: 0, 1, …", "ablate"),
             _option("jobs", PositiveInt | None, None, "Trainings at a time (default: one per GPU, or one per core).", "ablate"),
             _option("checkpoint", Literal["last", "best"], "last", "The weights that are compared: last or best.", "ablate"),
-            _option("metric", str | None, None, "What is compared, e.g. balanced_acc or loss (default: acc1).", "ablate"),
+            _option(
+                "metric", str | None, None, "What is compared, e.g. balanced_acc or loss (default: acc1, or map).", "ablate"
+            ),
             _option("attention", bool, False, "Also measure every network's attention at inference: attention.png.", "ablate"),
             _option("mc_samples", PositiveInt, 20, "Masks that the remedy monte_carlo averages over.", "ablate"),
             _option("finish_without_dropkey", str, "0.1", "Share or epochs of the remedy finish, as for fit.", "ablate"),

@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.grid import GRIDS, cells_of
+from dropkey_cli.ablation.results import Row, read_rows, write_rows
 from dropkey_cli.commands.tool_options import GRID_NAMES
 from dropkey_cli.errors import InputError
 
@@ -29,6 +31,13 @@ def test_what_means_nothing_is_left_out_and_every_cell_is_there_once() -> None:
     assert cells_of(blocks, source="grid") == [Cell(), Cell("attention_dropout", 0.1), constant]
 
 
+def test_a_ratio_has_the_digits_that_its_name_and_the_table_have(tmp_path: Path) -> None:
+    cells = cells_of([{"ratio": [1 / 3, 0.1 + 0.2]}], source="grid")
+    assert [cell.ratio for cell in cells] == [0.0, 0.333333, 0.3]
+    write_rows(tmp_path / "ablation.csv", [Row(cell, 0) for cell in cells])
+    assert [row.cell for row in read_rows(tmp_path / "ablation.csv")] == cells
+
+
 @pytest.mark.parametrize(
     ("name", "count"), {"quick": 5, "paper": 1 + 3 + 9 + 2 + 1 + 2, "full": 1 + 4 + 9 + 2 + 3 + 4 + 1}.items()
 )
@@ -45,6 +54,7 @@ def test_named_grids_have_the_cells_that_a_hand_count_gives(name: str, count: in
         ({"what": "dropky", "ratio": 0.1}, r"what 'dropky' is unknown: .* did you mean 'dropkey'\?"),
         ({"what": "dropkey"}, r"grid has dropkey with ratio None; expected shares above 0"),
         ({"ratio": [0.1, 1.0]}, r"ratio 1.0 is not a drop ratio"),
+        ({"ratio": 0.9999999}, r"ratio 1.0 is not a drop ratio"),
         ({"ratio": "much"}, r"dropkey with ratio 'much'"),
         ({"ratio": 0.1, "schedule": "up"}, r"schedule 'up' is unknown"),
         ({"ratio": 0.1, "remedy": "finnish"}, r"remedy 'finnish' is unknown: .* did you mean 'finish'\?"),

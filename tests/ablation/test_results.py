@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,13 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ablation.csv").write_text("path,label\n")
     with pytest.raises(InputError, match=r"ablation.csv is no table of an ablation: it has no column cell, error"):
         read_rows(tmp_path / "ablation.csv")
+
+
+@pytest.mark.parametrize("damaged", [lambda line: line.replace("0.5", "half"), lambda line: line[:30]])
+def test_a_line_that_was_damaged_is_named(tmp_path: Path, damaged: Callable[[str], str]) -> None:
+    path = tmp_path / "ablation.csv"
+    write_rows(path, [Row(cell, 0, {"test/acc1": 0.5}) for cell in CELLS[:2]])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], damaged(lines[2])]))
+    with pytest.raises(InputError, match=r"ablation.csv, line 3: .*; mend the line or delete it"):
+        read_rows(path)

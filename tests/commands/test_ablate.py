@@ -109,3 +109,33 @@ def test_results_that_are_missing_are_said_with_exit_code_1(dropkey: Dropkey, mo
     outcome = dropkey("ablate", *RECIPE, "--what=none", "--ratio=0.3", "--seeds=1", "--jobs=1")
     assert outcome.code == 1
     assert "1 of 1 results are missing (see runs/ablation/ablation.csv): the same command tries again" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "compared", "chosen"),
+    [
+        (("acc1", "loss", "attention_entropy"), (), "acc1", "acc1"),
+        (("map", "loss", "exact_match", "attention_entropy"), (), "map", "map"),
+        (("acc1", "loss", "attention_entropy"), ("--metric=attention_entropy",), "attention_entropy", "acc1"),
+    ],
+)
+def test_what_is_compared_and_by_what_the_best_is_chosen(
+    dropkey: Dropkey,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    words: tuple[str, ...],
+    compared: str,
+    chosen: str,
+) -> None:
+    monkeypatch.setattr(ablate_module, "run_jobs", lambda work, jobs, **_: (Ended(job, -9, 1.0) for job in jobs))
+    command = ("ablate", *RECIPE, "--what=dropkey", "--ratio=0.1,0.3", "--seeds=2", "--jobs=1", *words)
+    assert dropkey(*command).code == 1  # the table is there, without numbers
+    rows = read_rows(FOLDER / "ablation.csv")
+    metrics = {f"{stage}/{name}": 0.5 for stage in ("val", "test") for name in names}
+    write_rows(FOLDER / "ablation.csv", [Row(row.cell, row.seed, metrics) for row in rows])
+    assert dropkey(*command).code == 0
+    text = (FOLDER / "summary.md").read_text(encoding="utf-8")
+    assert text.startswith(
+        f"# Ablation: test/{compared}\n\n- Chosen by the mean val/{chosen}: “DropKey decreasing 0.1” out of 2."
+    )
+    assert ("flatters" in text) == (compared == chosen)

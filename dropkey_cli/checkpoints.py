@@ -24,6 +24,16 @@ _KINDS = {
 _RELEASE = re.compile(r"\d+(\.\d+)+((a|b|rc|\.dev|\.post)\d+)?")
 
 
+def check_run_name(name: str) -> None:
+    """Refuse a name that is no folder's under runs/.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"--name {name!r} is no folder name: give a word such as --name my_run")
+
+
 def claim_run_folder(name: str, *, claim: bool = True) -> Path:
     """A new, empty folder ``runs/NAME/version_N``; two runs that ask at once get different ones.
 
@@ -31,8 +41,7 @@ def claim_run_folder(name: str, *, claim: bool = True) -> Path:
         name: The run's name.
         claim: False in all but the first process of a run: they write nothing, and get the folder's parent.
     """
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"--name {name!r} is no folder name: give a word such as --name my_run")
+    check_run_name(name)
     parent = RUNS / name
     if not claim:
         return parent

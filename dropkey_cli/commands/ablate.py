@@ -20,7 +20,7 @@ from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.grid import BASELINE, GRIDS, cells_of
 from dropkey_cli.ablation.parallel import Ended, run_jobs
 from dropkey_cli.ablation.results import Row, read_rows, write_rows
-from dropkey_cli.checkpoints import RUNS
+from dropkey_cli.checkpoints import RUNS, check_run_name
 from dropkey_cli.commands.ablate_training import RESULT, Training, rows_of, train
 from dropkey_cli.commands.command_line import check_words, configs_first, underscored
 from dropkey_cli.commands.config_errors import tool_parser
@@ -52,6 +52,7 @@ def ablate(words: list[str]) -> None:
     check_words(words)
     options, recipe = _split(underscored(words))
     cells = _cells(options)
+    check_run_name(options.name)
     folder = RUNS / options.name
     rows = _kept(folder, recipe, {name: options[name] for name in COMPARED})
     trainings = _trainings(options, recipe, cells)

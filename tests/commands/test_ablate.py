@@ -79,6 +79,7 @@ def test_a_recipe_that_fit_refuses_ends_the_ablation_with_its_sentence(dropkey: 
         (("--ratio=0.1,1.5",), "ratio 1.5 is not a drop ratio"),
         (("--seed_everything=3",), "--seed_everything is no option of ablate: give --seeds N"),
         (("--resume", "last"), "the same command again goes on"),
+        (("--name=../elsewhere",), "--name '../elsewhere' is no folder name: give a word such as --name my_run"),
         (("--seeds=0",), "0 does not conform to restriction v>0"),
         (("--schedule=constant",), "ratio None; expected shares above 0"),
     ],

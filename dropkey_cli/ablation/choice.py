@@ -10,13 +10,12 @@ from dropkey_cli.ablation.statistics import (
     Comparison,
     Outcome,
     better_sign,
-    by_seed,
     compare,
     holm,
     mean_of,
     outcome,
-    present,
     summarize,
+    values_of,
 )
 
 
@@ -62,7 +61,7 @@ def best_of_each_kind(rows: Iterable[Row], selection_metric: str) -> dict[str, C
         rows: Of the table.
         selection_metric: What the choice looks at.
     """
-    cells = _values(rows, selection_metric)
+    cells = values_of(rows, selection_metric)
     plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
     return {choice.cell.what: choice for choice in _best(plain, cells, selection_metric)}
 
@@ -76,7 +75,7 @@ def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> lis
         selection_metric: What chooses.
     """
     rows = list(rows)
-    found = _values(rows, metric)
+    found = values_of(rows, metric)
     pairs = [*_kinds(rows, selection_metric), *_variants(rows, selection_metric)]
     comparisons = [compare(found.get(one.cell, {}), found.get(other.cell, {})) for one, other in pairs]
     with_none = {each.cell: each.adjusted_p for each in summarize(rows, metric, baseline=Cell())}
@@ -89,14 +88,13 @@ def questions(rows: Iterable[Row], metric: str, *, selection_metric: str) -> lis
 
 def _kinds(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choice, Choice]]:
     """DropKey, attention dropout and none against each other; then what each remedy changes."""
-    cells = _values(rows, selection_metric)
-    plain = {cell: cell.what for cell in cells if cell.remedy == "none"}
+    cells = values_of(rows, selection_metric)
     best = best_of_each_kind(rows, selection_metric)
     for one, other in (("dropkey", "none"), ("dropkey", "attention_dropout"), ("attention_dropout", "none")):
         if one in best and other in best:
             yield best[one], best[other]
     for remedy in dict.fromkeys(cell.remedy for cell in cells if cell.remedy != "none"):
-        offered = {cell: what for cell, what in plain.items() if replace(cell, remedy=remedy) in cells}
+        offered = {cell: cell.what for cell in cells if cell.remedy == "none" and replace(cell, remedy=remedy) in cells}
         for choice in _best(offered, cells, selection_metric):
             yield replace(choice, cell=replace(choice.cell, remedy=remedy)), choice
 
@@ -106,7 +104,7 @@ def _variants(rows: Iterable[Row], selection_metric: str) -> Iterator[tuple[Choi
 
     Schedules are compared from the same highest ratio, or of the same mean, which a constant one is both.
     """
-    values = _values(rows, selection_metric)
+    values = values_of(rows, selection_metric)
     methods: dict[Cell, list[Cell]] = {}
     for cell in values:
         if cell.what == "dropkey" and cell.remedy == "none":
@@ -135,12 +133,6 @@ def _at_the_same_ratios(
 
     if shared:
         yield best(first), best(second)
-
-
-def _values(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:
-    """By cell and seed; cells without a value are left out."""
-    cells = {cell: present(values) for cell, values in by_seed(rows, metric).items()}
-    return {cell: values for cell, values in cells.items() if values}
 
 
 def _best(groups: Mapping[Cell, Hashable], values: Mapping[Cell, dict[int, float]], metric: str) -> list[Choice]:

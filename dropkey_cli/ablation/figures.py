@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dropkey_cli.ablation.cells import Cell
 from dropkey_cli.ablation.results import Row
-from dropkey_cli.ablation.statistics import Comparison, Mean, by_seed, compare, mean_of, present
+from dropkey_cli.ablation.statistics import Comparison, Mean, compare, mean_of, values_of
 from dropkey_cli.ablation.wording import REMEDIES, is_share, structure_title, title, unit
 from dropkey_cli.report.pictures import COLORS, INK, drawing, panel, to_png
 
@@ -31,7 +31,7 @@ def draw_figures(folder: Path, rows: Iterable[Row], metric: str) -> list[Path]:
         rows: Of its table.
         metric: What is shown, e.g. test/acc1.
     """
-    found = {cell: values for cell, each in by_seed(rows, metric).items() if (values := present(each))}
+    found = values_of(rows, metric)
     kinds: dict[str, Callable[[Values, str], Figure | None]] = {
         "ratio": ratio_figure,
         "structure": structure_figure,

@@ -148,6 +148,11 @@ def present(values: Mapping[int, float | None]) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
+def values_of(rows: Iterable[Row], metric: str) -> dict[Cell, dict[int, float]]:
+    """By cell and seed; cells without a value are left out."""
+    return {cell: values for cell, each in by_seed(rows, metric).items() if (values := present(each))}
+
+
 def summarize(rows: Iterable[Row], metric: str, *, baseline: Cell) -> list[CellSummary]:
     """One summary per cell, in the order of the rows.
 

@@ -1,7 +1,6 @@
 """``dropkey ablate``: the same recipe over a grid of settings and several seeds, and which differences are noise."""
 
 import json
-import os
 import shutil
 import sys
 from argparse import ArgumentParser
@@ -28,6 +27,7 @@ from dropkey_cli.commands.early_errors import check_early
 from dropkey_cli.commands.own_options import flags_spelled_out
 from dropkey_cli.commands.tool_options import NOT_FOR_ABLATE, TOOLS
 from dropkey_cli.commands.yaml_text import load_yaml
+from dropkey_cli.data.module import usable_cores
 from dropkey_cli.errors import InputError, RunError, did_you_mean
 from dropkey_cli.files import whole_file
 
@@ -57,7 +57,7 @@ def ablate(words: list[str]) -> None:
     rows = _kept(folder, recipe, {name: options[name] for name in COMPARED})
     trainings = _trainings(options, recipe, cells)
     missing = _missing(trainings, rows)
-    slots = options.jobs or torch.cuda.device_count() or _cores()
+    slots = options.jobs or torch.cuda.device_count() or usable_cores()
     _print_plan(options, cells, folder, len(trainings), len(missing), slots)
     missing = {replace(training, slots=min(slots, len(missing))): wanted for training, wanted in missing.items()}
     try:
@@ -253,7 +253,3 @@ def _print_plan(options: Namespace, cells: list[Cell], folder: Path, total: int,
     print(f"folder      {folder}; the same command again goes on where this one was stopped")
     print(f"progress    a line per training that has ended; {folder}/CELL/seed_N/log.txt of those that run")
     print(f"to train    {left}, {min(slots, left)} at a time; {total - left} are there already", flush=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -191,10 +191,15 @@ def _listed(values: Sequence[float]) -> str:
 
 def default_num_workers() -> int:
     """One loading process per core that this process may use, at most 8."""
+    return min(8, usable_cores())
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         cores = os.process_cpu_count()
     elif hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count()
-    return min(8, cores or 1)
+    return cores or 1
